@@ -1,0 +1,1 @@
+//! Benchmarks of private networks; see `benches/`.

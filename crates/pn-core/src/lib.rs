@@ -1,0 +1,41 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod alloc;
+pub mod app;
+pub mod backend;
+pub mod container;
+pub mod container_type;
+pub mod id;
+pub mod label;
+pub mod mtu;
+pub mod name;
+pub mod net;
+pub mod network;
+pub mod node;
+pub mod plan;
+pub mod policy;
+pub mod project;
+pub mod state;
+pub mod subnet;
+pub mod time;
+
+pub use app::{App, Formation, FormationError, Hosting};
+pub use backend::{
+    Action, BackendError, Capabilities, DnsBackend, ErrorKind, Observed, Outcome, OverlayBackend, Report, Resolver,
+    Transport,
+};
+pub use container::{Container, Phase, Slot, SlotError};
+pub use container_type::{ContainerType, ContainerTypeError};
+pub use id::{AppId, ContainerId, IdError, NetworkId, NodeId, ProjectId};
+pub use label::{Label, LabelError};
+pub use name::{Name, NameError, NameFault, NameScope, NetworkDomain};
+pub use net::{InterfaceName, MacAddr, NetError, PublicKey, Vni};
+pub use network::{Encryption, KeyScope, Network};
+pub use node::Node;
+pub use plan::{Endpoint, Generation, NetworkPlan, NodePlan, Plan, TypeNames, ZonePlan, ZoneSet};
+pub use policy::{Policy, Region, Requirement};
+pub use project::{NetworkRequest, Project, Terms};
+pub use state::{ApplyError, Change, State};
+pub use subnet::{Subnet, SubnetError};
+pub use time::Timestamp;

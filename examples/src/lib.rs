@@ -1,0 +1,1 @@
+//! Programs that use private networks; see `examples/private-network`.
