@@ -1,2 +1,22 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
+
+pub mod allowed_ips;
+pub mod conformance;
+pub mod drops;
+pub mod memory;
+pub mod outbox;
+pub mod packet;
+pub mod peer;
+pub mod reconcile;
+pub mod tunnel;
+pub mod vtep;
+pub mod vxlan;
+
+pub use allowed_ips::AllowedIps;
+pub use drops::{DropCounters, DropReason};
+pub use memory::MemoryOverlay;
+pub use outbox::Outbox;
+pub use peer::PrivateKey;
+pub use tunnel::{PeerConfig, PeerStatus, Tunnel};
+pub use vtep::{Egress, Ingress, Vtep};

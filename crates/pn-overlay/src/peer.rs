@@ -1,0 +1,273 @@
+//! One WireGuard peer. The only file that names boringtun, which reads the clock by itself.
+
+use core::fmt;
+use core::net::IpAddr;
+use core::time::Duration;
+use std::sync::Arc;
+
+use boringtun::noise::errors::WireGuardError;
+use boringtun::noise::handshake::parse_handshake_anon;
+use boringtun::noise::rate_limiter::RateLimiter;
+use boringtun::noise::{Packet, Tunn, TunnResult};
+use boringtun::x25519;
+use pn_core::PublicKey;
+
+use crate::drops::DropReason;
+
+/// What sealing adds to a packet: header 16, tag 16 (no padding is added).
+pub const OVERHEAD: usize = 32;
+
+/// Buffers that handshake messages go into have at least this many octets: the longest of them, an initiation.
+pub(crate) const MIN_BUFFER: usize = 148;
+
+/// The first octet of a data message.
+const DATA: u8 = 4;
+
+/// Handshake messages a second above which cookies are asked for. Each initiation is looked at twice, once to find its peer.
+const HANDSHAKES_PER_SECOND: u64 = 200;
+
+/// A node's WireGuard private key. It is wiped from memory when dropped and never printed.
+#[derive(Clone)]
+pub struct PrivateKey(x25519::StaticSecret);
+
+impl PrivateKey {
+    /// Makes a key from 32 octets, which must come from a cryptographic random source.
+    #[must_use]
+    pub fn from_bytes(octets: [u8; 32]) -> Self {
+        Self(x25519::StaticSecret::from(octets))
+    }
+
+    /// Returns the public key that belongs to it.
+    #[must_use]
+    pub fn public_key(&self) -> PublicKey {
+        PublicKey::new(x25519::PublicKey::from(&self.0).to_bytes())
+    }
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PrivateKey(..)")
+    }
+}
+
+/// What all peers of a node share.
+pub(crate) struct Identity {
+    private: PrivateKey,
+    public: x25519::PublicKey,
+    limiter: Arc<RateLimiter>,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("private", &self.private).finish_non_exhaustive()
+    }
+}
+
+/// Whom an arriving message is for, before it is decrypted.
+pub(crate) enum Addressee {
+    /// The peer with this key, who begins a handshake.
+    Key(PublicKey),
+    /// The peer with this index, who continues one or sends data.
+    Index(u32),
+}
+
+/// What came of a message.
+pub(crate) enum Step<'a> {
+    /// Nothing more.
+    Done,
+    /// This must be sent to the peer.
+    Send(&'a [u8]),
+    /// The peer sent this packet.
+    Packet(&'a [u8]),
+}
+
+impl Identity {
+    pub(crate) fn new(private: PrivateKey) -> Self {
+        let public = x25519::PublicKey::from(&private.0);
+        let limiter = Arc::new(RateLimiter::new(&public, HANDSHAKES_PER_SECOND));
+        Self { private, public, limiter }
+    }
+
+    pub(crate) fn public_key(&self) -> PublicKey {
+        PublicKey::new(self.public.to_bytes())
+    }
+
+    /// Lets handshakes through again; to be called about every second.
+    pub(crate) fn reset_rate_limit(&self) {
+        self.limiter.reset_count();
+    }
+
+    /// Finds whom a datagram is for. `Err(Ok(len))` asks for the first `len` octets of `reply` to be sent back, a cookie.
+    pub(crate) fn addressee(
+        &self,
+        from: IpAddr,
+        datagram: &[u8],
+        reply: &mut [u8],
+    ) -> Result<Addressee, Result<usize, DropReason>> {
+        let packet = Tunn::parse_incoming_packet(datagram).map_err(|_| Err(DropReason::NotWireGuard))?;
+        let index = |receiver: u32| Ok(Addressee::Index(receiver >> 8));
+        match packet {
+            Packet::PacketData(data) => index(data.receiver_idx),
+            Packet::HandshakeResponse(response) => index(response.receiver_idx),
+            Packet::PacketCookieReply(cookie) => index(cookie.receiver_idx),
+            Packet::HandshakeInit(initiation) => {
+                // Before any curve arithmetic: the cheap code that only those can compute who know our public key, and
+                // under load the cookie.
+                match self.limiter.verify_packet(Some(from), datagram, reply) {
+                    Ok(_) => {}
+                    Err(TunnResult::WriteToNetwork(cookie)) => return Err(Ok(cookie.len())),
+                    Err(_) => return Err(Err(DropReason::Handshake)),
+                }
+                let half = parse_handshake_anon(&self.private.0, &self.public, &initiation);
+                let half = half.map_err(|_| Err(DropReason::Handshake))?;
+                Ok(Addressee::Key(PublicKey::new(half.peer_static_public)))
+            }
+        }
+    }
+}
+
+/// The state of the tunnel to one peer.
+///
+/// Buffers must hold the packet and [`OVERHEAD`], and [`MIN_BUFFER`] octets at least; boringtun panics otherwise, so every
+/// method checks.
+pub(crate) struct Peer {
+    tunn: Box<Tunn>,
+    /// Whether packets may wait for a session.
+    has_queued: bool,
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peer").field("handshake_age", &self.handshake_age()).finish_non_exhaustive()
+    }
+}
+
+impl Peer {
+    /// Makes the state for a peer; `index` has 24 bits and is what the peer's messages name.
+    pub(crate) fn new(identity: &Identity, key: PublicKey, index: u32) -> Self {
+        let key = x25519::PublicKey::from(*key.as_bytes());
+        let limiter = Arc::clone(&identity.limiter);
+        let tunn = Tunn::new(identity.private.0.clone(), key, None, None, index, Some(limiter));
+        Self { tunn: Box::new(tunn), has_queued: false }
+    }
+
+    /// Seals a packet. Without a session it is queued, and what is returned begins a handshake.
+    pub(crate) fn seal<'a>(&mut self, packet: &[u8], buffer: &'a mut [u8]) -> Result<Step<'a>, DropReason> {
+        if buffer.len() < MIN_BUFFER.max(packet.len() + OVERHEAD) {
+            return Err(DropReason::TooBig);
+        }
+        let result = step(self.tunn.encapsulate(packet, buffer));
+        if !matches!(result, Ok(Step::Send([DATA, ..]))) {
+            self.has_queued = true;
+        }
+        result
+    }
+
+    /// Opens a message.
+    pub(crate) fn open<'a>(
+        &mut self,
+        from: IpAddr,
+        datagram: &[u8],
+        buffer: &'a mut [u8],
+    ) -> Result<Step<'a>, DropReason> {
+        if datagram.is_empty() || buffer.len() < MIN_BUFFER.max(datagram.len()) {
+            return Err(DropReason::NotWireGuard);
+        }
+        step(self.tunn.decapsulate(Some(from), datagram, buffer))
+    }
+
+    /// Seals the next packet that was queued before there was a session.
+    pub(crate) fn next_queued<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Step<'a>, DropReason> {
+        let result = step(self.tunn.decapsulate(None, &[], buffer));
+        self.has_queued = matches!(result, Ok(Step::Send(_)));
+        result
+    }
+
+    /// Returns whether packets may wait that were sealed before there was a session, and there is one now.
+    pub(crate) fn has_queued(&self) -> bool {
+        self.has_queued && self.handshake_age().is_some()
+    }
+
+    /// Does what is due: handshakes, rekeys, keepalives. To be called a few times a second.
+    pub(crate) fn tick<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Step<'a>, DropReason> {
+        if buffer.len() < MIN_BUFFER {
+            return Err(DropReason::TooBig);
+        }
+        let result = self.tunn.update_timers(buffer);
+        if matches!(result, TunnResult::Err(WireGuardError::ConnectionExpired)) {
+            // A state, not a failure: nobody answers, and the next packet to send begins anew.
+            return Ok(Step::Done);
+        }
+        step(result)
+    }
+
+    /// Returns how long ago the session in use was agreed upon; `None` without one.
+    pub(crate) fn handshake_age(&self) -> Option<Duration> {
+        self.tunn.time_since_last_handshake()
+    }
+}
+
+fn step(result: TunnResult<'_>) -> Result<Step<'_>, DropReason> {
+    match result {
+        TunnResult::Done => Ok(Step::Done),
+        TunnResult::WriteToNetwork(datagram) => Ok(Step::Send(datagram)),
+        TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => Ok(Step::Packet(packet)),
+        TunnResult::Err(error) => Err(reason(&error)),
+    }
+}
+
+const fn reason(error: &WireGuardError) -> DropReason {
+    match error {
+        WireGuardError::DuplicateCounter | WireGuardError::InvalidCounter => DropReason::Replay,
+        WireGuardError::NoCurrentSession | WireGuardError::WrongIndex | WireGuardError::ConnectionExpired => {
+            DropReason::NoSession
+        }
+        WireGuardError::InvalidAeadTag | WireGuardError::InvalidPacket => DropReason::Decrypt,
+        WireGuardError::DestinationBufferTooSmall
+        | WireGuardError::IncorrectPacketLength
+        | WireGuardError::UnexpectedPacket
+        | WireGuardError::WrongPacketType
+        | WireGuardError::WrongKey
+        | WireGuardError::InvalidTai64nTimestamp
+        | WireGuardError::WrongTai64nTimestamp
+        | WireGuardError::InvalidMac
+        | WireGuardError::LockFailed
+        | WireGuardError::UnderLoad => DropReason::Handshake,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn k8_a_private_key_is_not_printed() {
+        let key = PrivateKey::from_bytes([7; 32]);
+        assert_eq!(format!("{key:?}"), "PrivateKey(..)");
+        assert!(!format!("{:?}", Identity::new(key)).contains('7'));
+    }
+
+    #[test]
+    fn a_public_key_is_computed_as_the_rfc_does() {
+        // Alice's keys of RFC 7748 §6.1.
+        let private = hex("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a");
+        let public = hex("8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a");
+        assert_eq!(PrivateKey::from_bytes(private).public_key(), PublicKey::new(public));
+    }
+
+    fn hex(text: &str) -> [u8; 32] {
+        core::array::from_fn(|n| u8::from_str_radix(&text[2 * n..2 * n + 2], 16).unwrap())
+    }
+
+    #[test]
+    fn short_buffers_are_refused_before_boringtun_panics() {
+        let identity = Identity::new(PrivateKey::from_bytes([1; 32]));
+        let mut peer = Peer::new(&identity, PrivateKey::from_bytes([2; 32]).public_key(), 1);
+        for len in [0, 31, 147] {
+            assert!(peer.seal(&[0; 20], &mut vec![0; len]).is_err());
+            assert!(peer.tick(&mut vec![0; len]).is_err());
+        }
+        assert!(peer.seal(&[0; 1400], &mut [0; 1400]).is_err());
+        assert!(peer.open(IpAddr::from([127, 0, 0, 1]), &[4; 200], &mut [0; 199]).is_err());
+    }
+}

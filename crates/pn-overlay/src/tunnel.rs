@@ -1,0 +1,245 @@
+//! The WireGuard tunnels of one node to all its peers, as a state machine without sockets.
+
+use core::fmt;
+use core::net::{IpAddr, SocketAddr};
+use core::time::Duration;
+use std::collections::HashMap;
+
+use ipnet::IpNet;
+use pn_core::{NodeId, PublicKey};
+
+use crate::allowed_ips::AllowedIps;
+use crate::drops::DropReason;
+use crate::outbox::Outbox;
+use crate::packet::UdpPacket;
+use crate::peer::{Addressee, Identity, MIN_BUFFER, OVERHEAD, Peer, PrivateKey, Step};
+
+/// What is known of a peer before any packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerConfig {
+    /// The node it is.
+    pub node: NodeId,
+    /// Its public key.
+    pub public_key: PublicKey,
+    /// Where it receives UDP on the underlay.
+    pub underlay: SocketAddr,
+    /// The one address it may send from inside the tunnel, and to which packets are routed.
+    pub tunnel_address: IpAddr,
+}
+
+/// What is known of a peer now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerStatus {
+    /// What was configured.
+    pub config: PeerConfig,
+    /// Where its last authentic message came from.
+    pub endpoint: SocketAddr,
+    /// How long ago the session in use was agreed upon; `None` without one.
+    pub handshake_age: Option<Duration>,
+}
+
+/// The tunnels of a node.
+///
+/// Inputs are packets to send ([`seal`](Self::seal)), datagrams that arrived ([`open`](Self::open)) and the passing of time
+/// ([`tick`](Self::tick)); all may append datagrams to an [`Outbox`], which the caller sends. Sessions are made when there is
+/// something to send, and packets wait for them in bounded queues. Nothing is ever sent in clear.
+pub struct Tunnel {
+    identity: Identity,
+    peers: Vec<Option<Entry>>,
+    /// Places in `peers` that are free.
+    free: Vec<u32>,
+    by_key: HashMap<PublicKey, u32>,
+    allowed: AllowedIps<u32>,
+    /// Where messages are opened.
+    buffer: Box<[u8]>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    config: PeerConfig,
+    endpoint: SocketAddr,
+    peer: Peer,
+}
+
+/// Peers are told apart by 24 bits of the index that their messages name.
+const MAX_PEERS: u32 = 1 << 24;
+
+/// The longest datagram UDP carries.
+const MAX_DATAGRAM: usize = 65_535;
+
+impl fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tunnel").field("public_key", &self.public_key()).field("peers", &self.by_key.len()).finish()
+    }
+}
+
+impl Tunnel {
+    /// Makes a node's end without peers.
+    #[must_use]
+    pub fn new(private_key: PrivateKey) -> Self {
+        Self {
+            identity: Identity::new(private_key),
+            peers: Vec::new(),
+            free: Vec::new(),
+            by_key: HashMap::new(),
+            allowed: AllowedIps::new(),
+            buffer: vec![0; MAX_DATAGRAM].into_boxed_slice(),
+        }
+    }
+
+    /// Returns the node's public key.
+    #[must_use]
+    pub fn public_key(&self) -> PublicKey {
+        self.identity.public_key()
+    }
+
+    /// Adds a peer, or changes one in place, by its key; sessions survive a change of addresses.
+    ///
+    /// Returns whether anything changed.
+    pub fn set_peer(&mut self, config: PeerConfig) -> bool {
+        let index = match self.by_key.get(&config.public_key) {
+            Some(index) => *index,
+            None => self.insert(config),
+        };
+        let entry = self.peers[index as usize].as_mut().expect("indexed peers exist");
+        let route = IpNet::from(config.tunnel_address);
+        let unchanged = entry.config == config && self.allowed.owner(config.tunnel_address) == Some(index);
+        if entry.config.tunnel_address != config.tunnel_address {
+            self.allowed.remove(IpNet::from(entry.config.tunnel_address), index);
+        }
+        if entry.config.underlay != config.underlay {
+            entry.endpoint = config.underlay;
+        }
+        entry.config = config;
+        self.allowed.insert(route, index);
+        !unchanged
+    }
+
+    /// Removes a peer with its session, and returns whether it was there. A route that another peer has by now stays.
+    pub fn remove_peer(&mut self, public_key: &PublicKey) -> bool {
+        let Some(index) = self.by_key.remove(public_key) else {
+            return false;
+        };
+        if let Some(entry) = self.peers[index as usize].take() {
+            self.allowed.remove(IpNet::from(entry.config.tunnel_address), index);
+            self.free.push(index);
+        }
+        true
+    }
+
+    /// Returns the peers in no particular order.
+    pub fn peers(&self) -> impl Iterator<Item = PeerStatus> + '_ {
+        self.peers.iter().flatten().map(|entry| PeerStatus {
+            config: entry.config,
+            endpoint: entry.endpoint,
+            handshake_age: entry.peer.handshake_age(),
+        })
+    }
+
+    /// Seals an IP packet for the peer that has its destination address.
+    ///
+    /// # Errors
+    /// [`DropReason::NoRoute`] where no peer has it.
+    pub fn seal(&mut self, to: IpAddr, packet: &[u8], out: &mut Outbox) -> Result<(), DropReason> {
+        let index = self.allowed.owner(to).ok_or(DropReason::NoRoute)?;
+        let entry = self.peers[index as usize].as_mut().expect("routes lead to peers");
+        let Entry { peer, endpoint, .. } = entry;
+        send(out, *endpoint, packet.len() + OVERHEAD, |buffer| peer.seal(packet, buffer))
+    }
+
+    /// Opens a datagram from the underlay. `Some` is an IP packet of a peer, whose source address is the peer's own.
+    ///
+    /// # Errors
+    /// Why the datagram was dropped.
+    pub fn open(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        out: &mut Outbox,
+    ) -> Result<Option<(NodeId, UdpPacket<'_>)>, DropReason> {
+        let (index, is_initiation) = match self.identity.addressee(from.ip(), datagram, &mut self.buffer) {
+            Ok(Addressee::Index(index)) => (index, false),
+            Ok(Addressee::Key(key)) => (*self.by_key.get(&key).ok_or(DropReason::UnknownPeer)?, true),
+            Err(Ok(cookie)) => {
+                let cookie = &self.buffer[..cookie];
+                send(out, from, cookie.len(), |buffer| Ok(copy(cookie, buffer)))?;
+                return Ok(None);
+            }
+            Err(Err(reason)) => return Err(reason),
+        };
+        let entry = self.peers.get_mut(index as usize).and_then(Option::as_mut).ok_or(DropReason::UnknownPeer)?;
+        let step = entry.peer.open(from.ip(), datagram, &mut self.buffer)?;
+        // It is authentic, so the peer is where it came from.
+        entry.endpoint = from;
+        if let Step::Send(reply) = &step {
+            send(out, from, reply.len(), |buffer| Ok(copy(reply, buffer)))?;
+        }
+        if entry.peer.has_queued() && !is_initiation {
+            entry.flush(out)?;
+        }
+        let Step::Packet(packet) = step else {
+            return Ok(None);
+        };
+        let packet = UdpPacket::parse(packet).ok_or(DropReason::NotVxlan)?;
+        if self.allowed.owner(packet.source) != Some(index) {
+            return Err(DropReason::TunnelSource);
+        }
+        Ok(Some((entry.config.node, packet)))
+    }
+
+    /// Does what is due for every peer: handshakes, rekeys, keepalives. To be called about four times a second.
+    pub fn tick(&mut self, out: &mut Outbox) {
+        self.identity.reset_rate_limit();
+        for entry in self.peers.iter_mut().flatten() {
+            let Entry { peer, endpoint, .. } = entry;
+            // A peer that cannot go on now is asked again at the next tick.
+            let _: Result<(), DropReason> = send(out, *endpoint, MIN_BUFFER, |buffer| peer.tick(buffer));
+        }
+    }
+
+    fn insert(&mut self, config: PeerConfig) -> u32 {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.peers.push(None);
+            let index = u32::try_from(self.peers.len() - 1).ok();
+            index.filter(|index| *index < MAX_PEERS).expect("a node has fewer than 2^24 peers")
+        });
+        let peer = Peer::new(&self.identity, config.public_key, index);
+        self.peers[index as usize] = Some(Entry { config, endpoint: config.underlay, peer });
+        self.by_key.insert(config.public_key, index);
+        index
+    }
+}
+
+impl Entry {
+    /// Sends what was queued while there was no session.
+    fn flush(&mut self, out: &mut Outbox) -> Result<(), DropReason> {
+        let Self { peer, endpoint, .. } = self;
+        while peer.has_queued() {
+            send(out, *endpoint, MAX_DATAGRAM, |buffer| peer.next_queued(buffer))?;
+        }
+        Ok(())
+    }
+}
+
+/// Appends what a step wants to send.
+fn send(
+    out: &mut Outbox,
+    to: SocketAddr,
+    capacity: usize,
+    step: impl FnOnce(&mut [u8]) -> Result<Step<'_>, DropReason>,
+) -> Result<(), DropReason> {
+    out.append(to, capacity.max(MIN_BUFFER), |buffer| match step(buffer)? {
+        Step::Send(datagram) => Ok(Some(datagram.len())),
+        Step::Done | Step::Packet(_) => Ok(None),
+    })
+}
+
+fn copy<'a>(from: &[u8], to: &'a mut [u8]) -> Step<'a> {
+    let to = &mut to[..from.len()];
+    to.copy_from_slice(from);
+    Step::Send(to)
+}
+
+#[cfg(test)]
+mod tests;
