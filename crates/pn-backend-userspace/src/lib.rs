@@ -1,2 +1,18 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
+
+pub mod backend;
+mod driver;
+mod fragment;
+mod netstack;
+pub mod port;
+mod resolver;
+pub mod tap;
+pub mod tcp;
+pub mod udp;
+
+pub use backend::{Builder, UserspaceBackend};
+pub use port::{Port, ResolveError, Target};
+pub use tap::{Direction, UnderlayTap};
+pub use tcp::{TcpListener, TcpStream};
+pub use udp::UdpSocket;

@@ -212,9 +212,8 @@ impl Report {
     ///
     /// # Errors
     /// The first failure, where there is one.
-    pub fn into_result(self) -> Result<Self, BackendError> {
-        let failure = self.failures().next().cloned();
-        failure.map_or(Ok(self), Err)
+    pub fn into_result(self) -> Result<(), BackendError> {
+        self.failures().next().cloned().map_or(Ok(()), Err)
     }
 }
 

@@ -1,0 +1,517 @@
+//! The sockets of one container, as a state machine: packets and time in, packets out.
+//!
+//! TCP and ping are smoltcp's. UDP is ours, because datagrams larger than the MTU have to be fragmented, which smoltcp does
+//! for one at a time and forgets when a second begins.
+
+use core::net::{Ipv4Addr, SocketAddrV4};
+use core::time::Duration;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+
+use pn_overlay::packet::{IPV4_LEN, Ipv4Packet, UDP, UDP_LEN, UdpDatagram};
+use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet};
+use smoltcp::phy::{self, DeviceCapabilities, Medium};
+use smoltcp::socket::tcp;
+use smoltcp::time::Instant;
+use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpProtocol, checksum};
+use tokio::sync::Notify;
+
+use crate::fragment::{Reassembly, fragment};
+
+/// Octets that a TCP connection buffers in each direction, and so its largest window.
+const TCP_BUFFER: usize = 512 * 1024;
+
+/// After so long without an answer to what was sent, a connection is given up.
+const TCP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Connections that wait to be accepted, established or not, for each listener.
+const BACKLOG: usize = 128;
+
+/// Connections whose owner is gone and that still say goodbye; beyond that the oldest is reset.
+const MAX_ORPHANS: usize = 1024;
+
+/// Octets that wait in a UDP socket, each datagram counted with some more for what keeps it.
+const UDP_QUEUE: usize = 1024 * 1024;
+const UDP_QUEUE_OVERHEAD: usize = 256;
+
+/// The largest payload of a UDP datagram over IPv4.
+pub(crate) const MAX_UDP_PAYLOAD: usize = 65_535 - IPV4_LEN - UDP_LEN;
+
+/// Packets that wait to be taken in or sent.
+const PACKET_QUEUE: usize = 4096;
+
+/// The ports that connections and sockets without one get (RFC 6335 §6).
+const EPHEMERAL: core::ops::RangeInclusive<u16> = 49_152..=65_535;
+
+pub(crate) struct Netstack {
+    address: Ipv4Addr,
+    mtu: u16,
+    random: u64,
+    interface: Interface,
+    device: Queues,
+    sockets: SocketSet<'static>,
+    listeners: BTreeMap<u16, Listener>,
+    /// Why connections that are being made failed, where it is not the other side that refused.
+    unreachable: HashMap<SocketHandle, io::ErrorKind>,
+    orphans: VecDeque<SocketHandle>,
+    udp: BTreeMap<u16, UdpQueue>,
+    reassembly: Reassembly,
+    identification: u16,
+    closed: bool,
+}
+
+struct Listener {
+    /// One that listens and those that shake hands.
+    pending: Vec<SocketHandle>,
+    established: VecDeque<SocketHandle>,
+    changed: Arc<Notify>,
+}
+
+struct UdpQueue {
+    datagrams: VecDeque<(SocketAddrV4, Vec<u8>)>,
+    octets: usize,
+    changed: Arc<Notify>,
+}
+
+/// What smoltcp takes for a network device.
+struct Queues {
+    mtu: u16,
+    rx: VecDeque<Vec<u8>>,
+    tx: VecDeque<Vec<u8>>,
+}
+
+impl Netstack {
+    /// Makes the stack of a container; `seed` is where sequence numbers and ports come from.
+    pub(crate) fn new(address: Ipv4Addr, mtu: u16, seed: u64, now: Duration) -> Self {
+        let mut device = Queues { mtu, rx: VecDeque::new(), tx: VecDeque::new() };
+        Self {
+            address,
+            mtu,
+            random: seed | 1,
+            interface: interface(address, seed, &mut device, now),
+            device,
+            sockets: SocketSet::new(Vec::new()),
+            listeners: BTreeMap::new(),
+            unreachable: HashMap::new(),
+            orphans: VecDeque::new(),
+            udp: BTreeMap::new(),
+            reassembly: Reassembly::default(),
+            identification: seed as u16,
+            closed: false,
+        }
+    }
+
+    pub(crate) const fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// Changes the MTU for whatever is sent from now on; connections go on.
+    pub(crate) fn set_mtu(&mut self, mtu: u16, now: Duration) {
+        if self.mtu != mtu {
+            (self.mtu, self.device.mtu) = (mtu, mtu);
+            let seed = self.random();
+            self.interface = interface(self.address, seed, &mut self.device, now);
+        }
+    }
+
+    /// Ends every connection and refuses new ones: the container is gone.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+        for (_, socket) in self.sockets.iter_mut() {
+            let smoltcp::socket::Socket::Tcp(socket) = socket;
+            socket.abort();
+        }
+        self.listeners.values().for_each(|listener| listener.changed.notify_waiters());
+        self.udp.values().for_each(|queue| queue.changed.notify_waiters());
+    }
+
+    pub(crate) fn check_open(&self) -> io::Result<()> {
+        if self.closed {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "the container was removed from its network"));
+        }
+        Ok(())
+    }
+
+    /// Takes a packet for this container; `false` where it has no room.
+    #[must_use]
+    pub(crate) fn ingress(&mut self, packet: Vec<u8>, now: Duration) -> bool {
+        let Some(parsed) = Ipv4Packet::parse(&packet) else {
+            return true;
+        };
+        if parsed.protocol() == UDP {
+            return self.ingress_udp(&parsed, now);
+        }
+        if self.device.rx.len() == PACKET_QUEUE {
+            return false;
+        }
+        // Nothing but UDP is ever sent in fragments here, and smoltcp would take one for a whole packet.
+        if !parsed.is_fragment() {
+            self.device.rx.push_back(packet);
+        }
+        true
+    }
+
+    fn ingress_udp(&mut self, packet: &Ipv4Packet<'_>, now: Duration) -> bool {
+        let Some(payload) = self.reassembly.accept(packet, now) else {
+            return true;
+        };
+        let Some(udp) = UdpDatagram::parse(&payload) else {
+            return true;
+        };
+        let has_checksum = payload[6..8] != [0, 0];
+        let whole = &payload[..UDP_LEN + udp.payload.len()];
+        if has_checksum && udp_sum(packet.source(), packet.destination(), whole) != u16::MAX {
+            return true;
+        }
+        let Some(queue) = self.udp.get_mut(&udp.destination) else {
+            return true;
+        };
+        let cost = udp.payload.len() + UDP_QUEUE_OVERHEAD;
+        if queue.octets + cost > UDP_QUEUE {
+            return false;
+        }
+        queue.octets += cost;
+        queue.datagrams.push_back((SocketAddrV4::new(packet.source(), udp.source), udp.payload.to_vec()));
+        queue.changed.notify_one();
+        true
+    }
+
+    /// Does what is due and moves what is to be sent to `out`. Returns when there is something to do again, if nothing
+    /// else happens before.
+    pub(crate) fn poll(&mut self, now: Duration, out: &mut VecDeque<Vec<u8>>) -> Option<Duration> {
+        let instant = instant(now);
+        self.interface.poll_maintenance(instant);
+        while let Some(packet) = self.device.rx.front() {
+            let port = destination_port(packet);
+            let result = self.interface.poll_ingress_single(instant, &mut self.device, &mut self.sockets);
+            if matches!(result, PollIngressSingleResult::None) {
+                break;
+            }
+            if let Some(port) = port {
+                self.settle_listener(port);
+            }
+        }
+        while self.interface.poll_egress(instant, &mut self.device, &mut self.sockets) == PollResult::SocketStateChanged
+        {
+        }
+        self.bury_orphans();
+        out.append(&mut self.device.tx);
+        let next = self.interface.poll_at(instant, &self.sockets)?;
+        Some(Duration::from_micros(u64::try_from(next.total_micros()).unwrap_or(0)).max(now))
+    }
+
+    /// Tells connections that are being made to an address that nobody has it.
+    pub(crate) fn unreachable(&mut self, address: Ipv4Addr) {
+        for (handle, socket) in self.sockets.iter_mut() {
+            let smoltcp::socket::Socket::Tcp(socket) = socket;
+            let to = socket.remote_endpoint().map(|remote| remote.addr);
+            if socket.state() == tcp::State::SynSent && to == Some(IpAddress::Ipv4(address)) {
+                self.unreachable.insert(handle, io::ErrorKind::HostUnreachable);
+                socket.close();
+            }
+        }
+    }
+
+    /// Starts to listen on a port; 0 picks one.
+    pub(crate) fn listen(&mut self, port: u16) -> io::Result<(u16, Arc<Notify>)> {
+        self.check_open()?;
+        let port = self.pick_port(port, |stack, port| stack.listeners.contains_key(&port))?;
+        let changed = Arc::new(Notify::new());
+        let listener = Listener { pending: Vec::new(), established: VecDeque::new(), changed: Arc::clone(&changed) };
+        self.listeners.insert(port, listener);
+        self.settle_listener(port);
+        Ok((port, changed))
+    }
+
+    /// Stops to listen; connections that nobody accepted are reset.
+    pub(crate) fn unlisten(&mut self, port: u16) {
+        let Some(listener) = self.listeners.remove(&port) else {
+            return;
+        };
+        for handle in listener.pending.into_iter().chain(listener.established) {
+            self.tcp(handle).abort();
+            self.orphans.push_back(handle);
+        }
+    }
+
+    /// Returns the next established connection of a listener.
+    pub(crate) fn accept(&mut self, port: u16) -> io::Result<Option<SocketHandle>> {
+        self.check_open()?;
+        let accepted = self.listeners.get_mut(&port).and_then(|listener| listener.established.pop_front());
+        if accepted.is_some() {
+            self.settle_listener(port);
+        }
+        Ok(accepted)
+    }
+
+    /// Sorts a listener's connections and sees to it that one listens while there is room.
+    fn settle_listener(&mut self, port: u16) {
+        let Some(listener) = self.listeners.get_mut(&port) else {
+            return;
+        };
+        let mut listening = false;
+        let mut pending = Vec::with_capacity(listener.pending.len() + 1);
+        for handle in listener.pending.drain(..) {
+            match self.sockets.get_mut::<tcp::Socket<'_>>(handle).state() {
+                tcp::State::Listen => {
+                    listening = true;
+                    pending.push(handle);
+                }
+                tcp::State::SynReceived | tcp::State::SynSent => pending.push(handle),
+                tcp::State::Closed | tcp::State::TimeWait => drop(self.sockets.remove(handle)),
+                tcp::State::Established
+                | tcp::State::CloseWait
+                | tcp::State::FinWait1
+                | tcp::State::FinWait2
+                | tcp::State::Closing
+                | tcp::State::LastAck => {
+                    listener.established.push_back(handle);
+                    listener.changed.notify_one();
+                }
+            }
+        }
+        if !listening && pending.len() + listener.established.len() < BACKLOG {
+            let mut socket = new_tcp();
+            socket.listen(port).expect("a new socket listens on any port but 0");
+            pending.push(self.sockets.add(socket));
+        }
+        listener.pending = pending;
+    }
+
+    /// Starts to make a connection.
+    pub(crate) fn connect(&mut self, to: SocketAddrV4) -> io::Result<SocketHandle> {
+        self.check_open()?;
+        let in_use = |stack: &Self, port: u16| {
+            stack.listeners.contains_key(&port)
+                || stack.sockets.iter().any(|(_, socket)| {
+                    let smoltcp::socket::Socket::Tcp(socket) = socket;
+                    socket.local_endpoint().is_some_and(|local| local.port == port)
+                })
+        };
+        let port = self.pick_port(0, in_use)?;
+        let mut socket = new_tcp();
+        let remote = (IpAddress::Ipv4(*to.ip()), to.port());
+        let local = (IpAddress::Ipv4(self.address), port);
+        socket
+            .connect(self.interface.context(), remote, local)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, format!("cannot connect to {to}: {error}")))?;
+        Ok(self.sockets.add(socket))
+    }
+
+    /// Returns a connection's socket.
+    pub(crate) fn tcp(&mut self, handle: SocketHandle) -> &mut tcp::Socket<'static> {
+        self.sockets.get_mut(handle)
+    }
+
+    /// Returns why a connection could not be made, where the reason is not the other side.
+    pub(crate) fn take_unreachable(&mut self, handle: SocketHandle) -> Option<io::ErrorKind> {
+        self.unreachable.remove(&handle)
+    }
+
+    /// Takes a connection from its owner, who is gone; it says goodbye by itself.
+    pub(crate) fn release(&mut self, handle: SocketHandle) {
+        self.unreachable.remove(&handle);
+        let closed = self.closed;
+        let socket = self.tcp(handle);
+        if closed || socket.recv_queue() > 0 {
+            // Nobody will read what has arrived: a reset says so (RFC 9293 §3.6.1).
+            socket.abort();
+        } else {
+            socket.close();
+        }
+        self.orphans.push_back(handle);
+    }
+
+    fn bury_orphans(&mut self) {
+        let excess = self.orphans.len().saturating_sub(MAX_ORPHANS);
+        for handle in self.orphans.iter().take(excess) {
+            self.sockets.get_mut::<tcp::Socket<'_>>(*handle).abort();
+        }
+        let sockets = &mut self.sockets;
+        self.orphans.retain(|handle| {
+            let socket = sockets.get::<tcp::Socket<'_>>(*handle);
+            // An aborted socket keeps its addresses until its reset is sent.
+            let gone =
+                !socket.is_open() && (socket.state() == tcp::State::TimeWait || socket.local_endpoint().is_none());
+            if gone {
+                sockets.remove(*handle);
+            }
+            !gone
+        });
+    }
+
+    /// Opens a UDP socket; port 0 picks one.
+    pub(crate) fn bind_udp(&mut self, port: u16) -> io::Result<(u16, Arc<Notify>)> {
+        self.check_open()?;
+        let port = self.pick_port(port, |stack, port| stack.udp.contains_key(&port))?;
+        let changed = Arc::new(Notify::new());
+        let queue = UdpQueue { datagrams: VecDeque::new(), octets: 0, changed: Arc::clone(&changed) };
+        self.udp.insert(port, queue);
+        Ok((port, changed))
+    }
+
+    /// Closes a UDP socket.
+    pub(crate) fn unbind_udp(&mut self, port: u16) {
+        self.udp.remove(&port);
+    }
+
+    /// Takes the next datagram of a socket.
+    pub(crate) fn receive_udp(&mut self, port: u16) -> io::Result<Option<(SocketAddrV4, Vec<u8>)>> {
+        self.check_open()?;
+        let Some(queue) = self.udp.get_mut(&port) else {
+            return Ok(None);
+        };
+        let received = queue.datagrams.pop_front();
+        if let Some((_, payload)) = &received {
+            queue.octets -= payload.len() + UDP_QUEUE_OVERHEAD;
+        }
+        Ok(received)
+    }
+
+    /// Sends a datagram, in fragments where it must; `false` where there is no room now.
+    pub(crate) fn send_udp(&mut self, from: u16, to: SocketAddrV4, payload: &[u8]) -> io::Result<bool> {
+        self.check_open()?;
+        if payload.len() > MAX_UDP_PAYLOAD {
+            let message = format!("a datagram of {} octets: at most {MAX_UDP_PAYLOAD} fit", payload.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        if self.device.tx.len() >= PACKET_QUEUE {
+            return Ok(false);
+        }
+        let (source, destination) = (self.address, *to.ip());
+        let mut datagram = Vec::with_capacity(UDP_LEN + payload.len());
+        datagram.extend(from.to_be_bytes());
+        datagram.extend(to.port().to_be_bytes());
+        datagram.extend(((UDP_LEN + payload.len()) as u16).to_be_bytes());
+        datagram.extend([0, 0]);
+        datagram.extend(payload);
+        // 0 would mean "not computed"; its complement sums to the same (RFC 768).
+        let sum = match !udp_sum(source, destination, &datagram) {
+            0 => u16::MAX,
+            sum => sum,
+        };
+        datagram[6..8].copy_from_slice(&sum.to_be_bytes());
+        self.identification = self.identification.wrapping_add(1);
+        let header = |header: &mut [u8; IPV4_LEN]| {
+            header[0] = 0x45;
+            header[8..10].copy_from_slice(&[64, UDP]);
+            header[12..16].copy_from_slice(&source.octets());
+            header[16..20].copy_from_slice(&destination.octets());
+        };
+        let tx = &mut self.device.tx;
+        fragment(&datagram, self.mtu, self.identification, header, |packet| tx.push_back(packet));
+        Ok(true)
+    }
+
+    /// Queues a packet that a container made itself.
+    pub(crate) fn send_raw(&mut self, packet: &[u8]) -> io::Result<bool> {
+        self.check_open()?;
+        if self.device.tx.len() >= PACKET_QUEUE {
+            return Ok(false);
+        }
+        self.device.tx.push_back(packet.to_vec());
+        Ok(true)
+    }
+
+    fn pick_port(&mut self, port: u16, in_use: impl Fn(&Self, u16) -> bool) -> io::Result<u16> {
+        if port != 0 {
+            if in_use(self, port) {
+                let message = format!("port {port} of {} is in use", self.address);
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
+            }
+            return Ok(port);
+        }
+        let count = u32::from(EPHEMERAL.end() - EPHEMERAL.start()) + 1;
+        let start = (self.random() >> 32) as u32 % count;
+        let ports = (0..count).map(|n| EPHEMERAL.start() + ((start + n) % count) as u16);
+        let free = ports.into_iter().find(|port| !in_use(self, *port));
+        free.ok_or_else(|| io::Error::new(io::ErrorKind::AddrInUse, "every ephemeral port is in use"))
+    }
+
+    /// Steps a xorshift generator (Marsaglia's 13, 7, 17), seeded by the caller.
+    const fn random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+}
+
+fn instant(now: Duration) -> Instant {
+    Instant::from_micros(i64::try_from(now.as_micros()).unwrap_or(i64::MAX))
+}
+
+fn interface(address: Ipv4Addr, seed: u64, device: &mut Queues, now: Duration) -> Interface {
+    let mut config = Config::new(HardwareAddress::Ip);
+    config.random_seed = seed;
+    let mut interface = Interface::new(config, device, instant(now));
+    // No route: what to reach is the network's affair. The prefix only has to hold the address.
+    interface.update_ip_addrs(|addresses| {
+        let full = addresses.push(IpCidr::new(IpAddress::Ipv4(address), 32)).is_err();
+        debug_assert!(!full, "a new interface has room for an address");
+    });
+    interface
+}
+
+fn new_tcp() -> tcp::Socket<'static> {
+    let buffer = || tcp::SocketBuffer::new(vec![0; TCP_BUFFER]);
+    let mut socket = tcp::Socket::new(buffer(), buffer());
+    socket.set_timeout(Some(TCP_TIMEOUT.into()));
+    socket.set_nagle_enabled(false);
+    socket.set_congestion_control(tcp::CongestionControl::Cubic);
+    socket
+}
+
+/// Sums a UDP datagram with its pseudo header; a right checksum makes it all ones.
+fn udp_sum(source: Ipv4Addr, destination: Ipv4Addr, datagram: &[u8]) -> u16 {
+    let len = u32::try_from(datagram.len()).expect("a datagram has 65 535 octets at most");
+    let pseudo = checksum::pseudo_header_v4(&source, &destination, IpProtocol::Udp, len);
+    checksum::combine(&[pseudo, checksum::data(datagram)])
+}
+
+/// Returns the port a TCP packet is for.
+fn destination_port(packet: &[u8]) -> Option<u16> {
+    let packet = Ipv4Packet::parse(packet).filter(|packet| packet.protocol() == 6)?;
+    packet.payload().get(2..4).map(|port| u16::from_be_bytes([port[0], port[1]]))
+}
+
+impl phy::Device for Queues {
+    type RxToken<'a> = Received;
+    type TxToken<'a> = ToSend<'a>;
+
+    fn receive(&mut self, _: Instant) -> Option<(Received, ToSend<'_>)> {
+        let packet = self.rx.pop_front()?;
+        Some((Received(packet), ToSend(&mut self.tx)))
+    }
+
+    fn transmit(&mut self, _: Instant) -> Option<ToSend<'_>> {
+        (self.tx.len() < PACKET_QUEUE).then_some(ToSend(&mut self.tx))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = self.mtu.into();
+        capabilities
+    }
+}
+
+struct Received(Vec<u8>);
+
+impl phy::RxToken for Received {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(&self.0)
+    }
+}
+
+struct ToSend<'a>(&'a mut VecDeque<Vec<u8>>);
+
+impl phy::TxToken for ToSend<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut packet = vec![0; len];
+        let result = f(&mut packet);
+        self.0.push_back(packet);
+        result
+    }
+}

@@ -1,0 +1,89 @@
+//! UDP in a container.
+
+use core::fmt;
+use core::net::{SocketAddr, SocketAddrV4};
+use std::io;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use crate::port::PortInner;
+
+/// A UDP socket of a container, for datagrams of up to 65 507 octets.
+///
+/// Those above the network's MTU travel in fragments. As everywhere, datagrams may be lost, and one that a receiver has no
+/// room for is.
+pub struct UdpSocket {
+    port: Arc<PortInner>,
+    local: SocketAddrV4,
+    changed: Arc<Notify>,
+}
+
+impl UdpSocket {
+    pub(crate) fn new(inner: Arc<PortInner>, port: u16) -> io::Result<Self> {
+        let mut stack = inner.lock();
+        let (port, changed) = stack.bind_udp(port)?;
+        let local = SocketAddrV4::new(stack.address(), port);
+        drop(stack);
+        Ok(Self { port: inner, local, changed })
+    }
+
+    /// Sends a datagram and returns its length. Waits while the container sends faster than its packets leave.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] for a datagram of more than 65 507 octets, [`io::ErrorKind::NotConnected`] once the
+    /// container was removed.
+    ///
+    /// # Cancel safety
+    /// The datagram is sent whole or not at all.
+    pub async fn send_to(&self, payload: &[u8], to: SocketAddrV4) -> io::Result<usize> {
+        loop {
+            let sent = self.port.lock().send_udp(self.local.port(), to, payload)?;
+            self.port.wake();
+            if sent {
+                return Ok(payload.len());
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Receives a datagram: its length, and where it came from. What does not fit into the buffer is cut off.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotConnected`] once the container was removed.
+    ///
+    /// # Cancel safety
+    /// No datagram is lost.
+    pub async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        loop {
+            let changed = self.changed.notified();
+            let received = self.port.lock().receive_udp(self.local.port())?;
+            if let Some((from, payload)) = received {
+                // Others may wait too, and a permit is one for all that came before.
+                self.changed.notify_one();
+                let len = payload.len().min(buffer.len());
+                buffer[..len].copy_from_slice(&payload[..len]);
+                return Ok((len, from.into()));
+            }
+            changed.await;
+        }
+    }
+
+    /// Returns the address it is bound to.
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        SocketAddr::V4(self.local)
+    }
+}
+
+impl Drop for UdpSocket {
+    fn drop(&mut self) {
+        self.port.lock().unbind_udp(self.local.port());
+    }
+}
+
+impl fmt::Debug for UdpSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UdpSocket").field("local_addr", &self.local).finish_non_exhaustive()
+    }
+}
