@@ -1,2 +1,18 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
+
+pub mod answer;
+#[cfg(test)]
+mod fixture;
+pub mod names;
+#[cfg(feature = "server")]
+pub mod server;
+pub mod stub;
+mod wire;
+pub mod zone;
+
+pub use answer::{View, answer};
+pub use names::Names;
+#[cfg(feature = "server")]
+pub use server::{DnsServer, DnsServerBuilder};
+pub use zone::{Lookup, Zone};

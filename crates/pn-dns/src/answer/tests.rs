@@ -1,0 +1,398 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use fastrand::Rng;
+use pn_core::{Change, Policy};
+use proptest::prelude::*;
+
+use super::*;
+use crate::fixture::{Model, crowd, expand, network, shop};
+use crate::wire::{ADDRESS, eye};
+
+fn ask(zone: &Zone, transport: Transport, query: &[u8], seed: u64) -> Option<Vec<u8>> {
+    answer(View::of(zone), transport, query, &mut Rng::with_seed(seed))
+}
+
+/// Asks inside network 1 of the shop over UDP.
+#[track_caller]
+fn check(query: &str, expected: &str) {
+    let zone = shop().zone(1);
+    let reply = ask(&zone, Transport::Udp, &eye::query(&expand(query)), 1).unwrap();
+    let soa = format!("{} 1", zone.serial());
+    assert_eq!(eye::describe(&reply), expand(expected).replace("$", &soa), "{query}");
+}
+
+/// Changes octets of a well-formed query and sees what becomes of it.
+#[track_caller]
+fn check_octets(change: impl FnOnce(&mut Vec<u8>), expected: Option<&str>) {
+    let mut query = eye::query(&expand("ap1.pn1.^ A"));
+    change(&mut query);
+    let reply = ask(&shop().zone(1), Transport::Udp, &query, 1);
+    assert_eq!(reply.as_deref().map(eye::describe).as_deref(), expected, "{query:02x?}");
+    if let Some(reply) = reply {
+        assert_eq!(reply[..2], query[..2], "the id is repeated");
+    }
+}
+
+#[test]
+fn names_with_addresses() {
+    check("ap1.pn1.^ A", "NoError aa A {5} {10.240.0.1, 10.240.0.2}");
+    check("web.ap1.pn1.^ A", "NoError aa A {5} {10.240.0.1, 10.240.0.2}");
+    check("2.web.ap1.pn1.^ A", "NoError aa A {5} {10.240.0.2}");
+    check("my-app-backend.ap1.pn1.^ A", "NoError aa A {5} {10.240.0.3, 10.240.0.4}");
+    check("3.my-app-backend.ap1.pn1.^ A", "NoError aa A {5} {10.240.0.4}");
+    check("007.ap1.pn1.^ A", "NoError aa A {5} {10.240.0.5}");
+    check("1.007.ap1.pn1.^ A", "NoError aa A {5} {10.240.0.5}");
+    check("1.web.ap1.pn1.^ ANY", "NoError aa A {5} {10.240.0.1}");
+    check("1.web.ap1.pn1.^ A +rd", "NoError aa rd A {5} {10.240.0.1}");
+}
+
+#[test]
+fn d1_nodata_where_something_is_declared_or_beneath() {
+    let empty = "NoError aa authority SOA pn1.^. $";
+    for name in ["ap3.pn1.^", "web.ap3.pn1.^", "ap4.pn1.^", "cron.ap4.pn1.^", "idle.ap1.pn1.^", "pn1.^"] {
+        check(&format!("{name} A"), empty);
+    }
+    check("^ A", "NoError aa authority SOA ^. $");
+    check("worker.ap3.pn1.^ A", "NoError aa A {5} {10.240.0.6}");
+}
+
+#[test]
+fn d1_nxdomain_where_nothing_is() {
+    for name in [
+        "ap5.pn1.^",                  // no such app
+        "ap2.pn1.^",                  // an app of another network
+        "worker.ap1.pn1.^",           // no such type
+        "web.ap4.pn1.^",              // a type that is not declared
+        "3.web.ap1.pn1.^",            // beyond the formation
+        "2.my-app-backend.ap1.pn1.^", // declared and not running
+        "1.idle.ap1.pn1.^",
+        "4294967296.web.ap1.pn1.^",
+        "web.pn1.^",
+        "x.1.web.ap1.pn1.^",
+    ] {
+        check(&format!("{name} A"), "NXDomain aa authority SOA pn1.^. $");
+        check(&format!("{name} AAAA"), "NXDomain aa authority SOA pn1.^. $");
+    }
+    for name in ["pn2.^", "ap2.pn2.^", "web.ap2.pn2.^", "1.web.ap2.pn2.^", "pn9.^", "x.^", "ap1.^", "pn-1.^"] {
+        check(&format!("{name} A"), "NXDomain aa authority SOA ^. $");
+    }
+}
+
+#[test]
+fn d2_other_types_are_nodata() {
+    for query_type in ["AAAA", "SRV", "TXT", "HTTPS", "MX", "NS", "SOA", "CNAME", "PTR", "DS"] {
+        check(&format!("ap1.pn1.^ {query_type}"), "NoError aa authority SOA pn1.^. $");
+        check(&format!("idle.ap1.pn1.^ {query_type}"), "NoError aa authority SOA pn1.^. $");
+    }
+    check("pn1.^ NS", "NoError aa authority SOA pn1.^. $");
+}
+
+#[test]
+fn soa_records_are_at_the_apexes() {
+    for query_type in ["SOA", "ANY"] {
+        check(&format!("pn1.^ {query_type}"), "NoError aa answer SOA pn1.^. $");
+        check(&format!("^ {query_type}"), "NoError aa answer SOA ^. $");
+    }
+}
+
+#[test]
+fn d3_d4_ttls_follow_the_policy() {
+    for (millis, positive, negative) in [(0, 0, 0), (999, 0, 0), (1000, 1, 1), (60_000, 60, 1)] {
+        let mut policy = Policy::default();
+        policy.ttl = core::time::Duration::from_millis(millis);
+        let mut model = Model::with_policy(policy);
+        model.app(1, 1, "web:1");
+        model.run(1, "web", 1);
+        let zone = model.zone(1);
+        let [found, denied] = ["ap1.pn1.^ A", "ap2.pn1.^ A"]
+            .map(|query| eye::describe(&ask(&zone, Transport::Udp, &eye::query(&expand(query)), 1).unwrap()));
+        assert_eq!(found, format!("NoError aa A {{{positive}}} {{10.240.0.1}}"));
+        assert!(denied.ends_with(&format!(" {negative}")), "{denied}");
+    }
+}
+
+/// Checks that `fits` addresses fit and one more makes the answer a random part with TC.
+#[track_caller]
+fn check_size(container_type: &str, options: &str, limit: usize, fits: u32) {
+    let prefix = if container_type == "web" { String::new() } else { format!("{container_type}.") };
+    let query = eye::query(&expand(&format!("{prefix}ap1.pn1.^ A {options}")));
+    for count in [fits, fits + 1, 3 * fits] {
+        let zone = crowd(container_type, count);
+        let mut seen = BTreeSet::new();
+        for seed in 0..20 {
+            let reply = ask(&zone, Transport::Udp, &query, seed).unwrap();
+            let message = eye::read(&reply);
+            let addresses = eye::addresses(&message);
+            assert!(reply.len() <= limit && reply.len() + ADDRESS > limit, "{} of {limit}", reply.len());
+            assert_eq!((addresses.len(), message.metadata.truncation), (fits as usize, count > fits));
+            assert_eq!(message.edns.is_some(), !options.is_empty());
+            seen.extend(addresses);
+        }
+        let every = if count <= fits + 1 { count as usize } else { seen.len() };
+        assert_eq!(seen.len(), every, "D6: every address has its turn");
+        assert!(seen.len() > fits as usize || count == fits);
+    }
+}
+
+#[test]
+fn d5_d6_sizes() {
+    check_size("web", "", 512, 24);
+    check_size("my-app-backend", "", 512, 23);
+    check_size("web", "+payload=1232", 1232, 68);
+    check_size("my-app-backend", "+payload=1232", 1232, 67);
+    check_size(&"x".repeat(29), "+payload=1232", 1232, 66);
+    check_size("web", "+payload=512", 512, 23);
+    check_size("web", "+payload=4096", 1232, 68);
+}
+
+#[test]
+fn d5_1022_addresses_are_whole_over_tcp_and_a_part_over_udp() {
+    let zone = crowd("web", 1022);
+    let query = eye::query(&expand("ap1.pn1.^ A"));
+    let reply = ask(&zone, Transport::Tcp, &query, 1).unwrap();
+    let message = eye::read(&reply);
+    assert_eq!(reply.len(), 12 + 106 + 4 + 1022 * 16);
+    assert!(!message.metadata.truncation);
+    assert_eq!(eye::addresses(&message).into_iter().collect::<BTreeSet<_>>().len(), 1022);
+    let reply = ask(&zone, Transport::Udp, &query, 1).unwrap();
+    assert!(reply.len() <= 512 && eye::read(&reply).metadata.truncation);
+}
+
+#[test]
+fn d6_the_payload_never_leads_below_512() {
+    let mut query = eye::query(&expand("ap1.pn1.^ A +payload=512"));
+    let payload = query.len() - 8;
+    assert_eq!(query[payload..payload + 2], [2, 0]);
+    query[payload..payload + 2].copy_from_slice(&[0, 1]);
+    let reply = ask(&crowd("web", 100), Transport::Udp, &query, 1).unwrap();
+    assert_eq!(eye::addresses(&eye::read(&reply)).len(), 23);
+}
+
+#[test]
+fn d7_the_order_is_random() {
+    let zone = crowd("web", 3);
+    let query = eye::query(&expand("ap1.pn1.^ A"));
+    let mut orders = BTreeMap::<_, u32>::new();
+    for seed in 0..6000 {
+        let reply = ask(&zone, Transport::Udp, &query, seed).unwrap();
+        *orders.entry(eye::addresses(&eye::read(&reply))).or_default() += 1;
+    }
+    assert_eq!(orders.len(), 6);
+    assert!(orders.values().all(|count| (800..1200).contains(count)), "{orders:?}");
+}
+
+#[test]
+fn d8_case_is_ignored_and_repeated() {
+    let query = eye::query(&expand("1.mY-aPP-baCKEND.AP1.pn1.Private-NETWORK.iNTERNAL A"));
+    let reply = ask(&shop().zone(1), Transport::Udp, &query, 1).unwrap();
+    assert_eq!(reply[12..query.len()], query[12..]);
+    assert_eq!(eye::describe(&reply), "NoError aa A {5} {10.240.0.3}", "the owner is compared with its case");
+}
+
+#[test]
+fn d9_malformed_names_do_not_exist() {
+    for label in ["0", "01", "+1", "-1", "1x", "1.1", "4294967297"] {
+        check(&format!("{label}.web.ap1.pn1.^ A"), "NXDomain aa authority SOA pn1.^. $");
+    }
+    for label in ["-web", "web-", "w_b", "*"] {
+        check(&format!("{label}.ap1.pn1.^ A"), "NXDomain aa authority SOA pn1.^. $");
+    }
+}
+
+#[test]
+fn d10_d11_other_names_are_refused() {
+    for name in ["example.com", "internal", ".", "xprivate-network.internal", "private-network.internal.com"] {
+        check(&format!("{name} A"), "Refused");
+        check(&format!("{name} A +payload=1232"), "Refused OPT 0 1232");
+    }
+    check("1.0.240.10.in-addr.arpa PTR", "Refused");
+    check("ap1.pn1.^ A CH", "Refused");
+    check("ap1.pn1.^ AXFR", "Refused");
+    check("pn1.^ 251", "Refused");
+}
+
+#[test]
+fn d10_an_unknown_network_fails() {
+    for (query, expected) in [("ap1.pn1.^ A +rd", "ServFail rd"), ("^ SOA", "ServFail"), ("example.com A", "Refused")] {
+        let query = eye::query(&expand(query));
+        let reply = answer(View::default(), Transport::Udp, &query, &mut Rng::with_seed(1)).unwrap();
+        assert_eq!(eye::describe(&reply), expected);
+    }
+}
+
+#[test]
+fn d12_headers() {
+    check_octets(|query| query.truncate(11), None);
+    check_octets(Vec::clear, None);
+    check_octets(|query| query[2] |= 0x80, None);
+    check_octets(|query| query.splice(2.., [0x80]).for_each(drop), None);
+    for opcode in 1..16 {
+        let reply = |query: &mut Vec<u8>| query[2] |= opcode << 3;
+        let mut query = eye::query(&expand("ap1.pn1.^ A"));
+        reply(&mut query);
+        let reply = ask(&shop().zone(1), Transport::Udp, &query, 1).unwrap();
+        assert_eq!(reply, [0x12, 0x34, 0x80 | opcode << 3, 4, 0, 0, 0, 0, 0, 0, 0, 0], "NOTIMP");
+    }
+    for (octet, value) in [(5, 0), (5, 2), (4, 1), (7, 1), (9, 1), (11, 1)] {
+        check_octets(|query| query[octet] = value, Some("FormErr"));
+    }
+    check_octets(|query| query.truncate(12), Some("FormErr"));
+    check_octets(|query| query.truncate(query.len() - 1), Some("FormErr"));
+    check_octets(|query| query[12] = 0x40, Some("FormErr"));
+    check_octets(|query| query.splice(12..17, [0xc0, 0x0c, 0, 1, 0]).for_each(drop), Some("FormErr"));
+    check_octets(|query| query.splice(12.., [0xc0, 0, 0, 1, 0, 1]).for_each(drop), Some("FormErr"));
+}
+
+#[test]
+fn names_have_at_most_255_octets() {
+    let label = "x".repeat(63);
+    for (last, expected) in [(61, "Refused"), (62, "FormErr")] {
+        check_octets(
+            |query| {
+                let labels = [&label, &label, &label, &label[..last]];
+                let octets = labels.iter().flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat());
+                *query = query[..12].iter().copied().chain(octets).chain([0, 0, 1, 0, 1]).collect();
+            },
+            Some(expected),
+        );
+    }
+}
+
+#[test]
+fn d12_edns() {
+    check("1.web.ap1.pn1.^ A +payload=4096", "NoError aa A {5} {10.240.0.1} OPT 0 1232");
+    check("1.web.ap1.pn1.^ A +do", "NoError aa A {5} {10.240.0.1} OPT 0 1232 do");
+    check("idle.ap1.pn1.^ A +do", "NoError aa authority SOA pn1.^. $ OPT 0 1232 do");
+    check("ap1.pn1.^ A +version=1", "BADVERS OPT 0 1232");
+    check("example.com A +version=255", "BADVERS OPT 0 1232");
+    let opt = [0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0];
+    let with = |count: u8, octets: Vec<u8>| {
+        move |query: &mut Vec<u8>| {
+            query[11] = count;
+            query.extend(octets);
+        }
+    };
+    let found = Some("NoError aa A {5} {10.240.0.1, 10.240.0.2} OPT 0 1232");
+    check_octets(with(1, opt.to_vec()), found);
+    check_octets(with(1, [&opt[..10], &[5, 0xfd, 0xe9, 0, 1, 7]].concat()), found);
+    check_octets(with(2, [opt, opt].concat()), Some("FormErr"));
+    check_octets(with(1, [&[1, b'x'], &opt[..]].concat()), Some("FormErr"));
+    check_octets(with(1, opt[..10].to_vec()), Some("FormErr"));
+}
+
+#[test]
+fn d17_an_incarnation_hands_its_name_over_at_once() {
+    let mut model = shop();
+    let (old, new) = (model.run(4, "cron", 1), pn_core::ContainerId::from_u128(99));
+    let answers = |model: &Model| {
+        let query = eye::query(&expand("1.cron.ap4.pn1.^ A"));
+        eye::addresses(&eye::read(&ask(&model.zone(1), Transport::Udp, &query, 1).unwrap()))
+    };
+    let before = answers(&model);
+    let node = pn_core::NodeId::from_u128(1);
+    model.apply(Change::Replace { container: new, replaces: old, node });
+    assert_eq!(answers(&model), before);
+    model.apply(Change::Ready(new));
+    let after = answers(&model);
+    assert_eq!((before.len(), after.len()), (1, 1));
+    assert_ne!(before, after);
+}
+
+/// Checks what holds of every reply to whatever octets.
+fn check_total(zone: Option<&Zone>, query: &[u8], seed: u64) {
+    let view = View { zone };
+    for (transport, limit) in [(Transport::Udp, 1232), (Transport::Tcp, 65535)] {
+        let Some(reply) = answer(view, transport, query, &mut Rng::with_seed(seed)) else {
+            assert!(query.len() < 12 || query[2] & 0x80 != 0, "silence for {query:02x?}");
+            continue;
+        };
+        let message = eye::read(&reply);
+        assert!(reply.len() <= limit && (message.edns.is_some() || reply.len() <= 512 || transport == Transport::Tcp));
+        assert_eq!(reply[..2], query[..2]);
+        assert_eq!(answer(view, transport, query, &mut Rng::with_seed(seed)), Some(reply), "pure");
+    }
+}
+
+fn name() -> impl Strategy<Value = String> {
+    let label = prop_oneof![
+        Just("web".to_owned()),
+        Just("my-app-backend".to_owned()),
+        (0u32..5).prop_map(|n| n.to_string()),
+        (1u32..6).prop_map(|n| format!("ap{n}")),
+        (1u32..4).prop_map(|n| format!("pn{n}")),
+        "[b-oB-O0-9_-]{1,63}",
+    ];
+    let labels = proptest::collection::vec(label, 0..4).prop_map(|labels| labels.join("."));
+    (labels, prop_oneof![Just(".^"), Just("."), Just(".pn1.^"), Just(".ap1.pn1.^")])
+        .prop_map(|(labels, suffix)| expand(&format!("{labels}{suffix}.")))
+        .prop_filter("too long", |name| name.len() < 250)
+}
+
+proptest! {
+    #[test]
+    fn total_on_arbitrary_octets(query in proptest::collection::vec(any::<u8>(), 0..600), seed: u64) {
+        let zone = shop().zone(1);
+        check_total(Some(&zone), &query, seed);
+        check_total(None, &query, seed);
+        // Most octets are no query; these have a header of one.
+        let header = [0x12, 0x34, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1];
+        check_total(Some(&zone), &[&header, &query[..]].concat(), seed);
+    }
+
+    #[test]
+    fn total_on_mutated_queries(
+        name in name(),
+        options in prop_oneof![Just(""), Just("+payload=1232"), Just("+do +payload=65535"), Just("+version=1")],
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        end: prop::sample::Index,
+        cut: bool,
+        seed: u64,
+    ) {
+        let mut query = eye::query(&format!("{name} A {options}"));
+        for (place, octet) in changes {
+            let place = place.index(query.len());
+            query[place] = octet;
+        }
+        if cut {
+            query.truncate(end.index(query.len()));
+        }
+        check_total(Some(&shop().zone(1)), &query, seed);
+    }
+
+    #[test]
+    fn every_planned_name_has_its_addresses_in_its_network_and_nothing_elsewhere(
+        apps in proptest::collection::vec((1u128..3, proptest::collection::btree_map("[a-c1-3]{1,2}|web", 0u32..4, 1..4)), 0..5),
+        ready in proptest::collection::vec(any::<bool>(), 64),
+        others in proptest::collection::vec(name(), 8),
+    ) {
+        let mut model = Model::new();
+        let mut ready = ready.into_iter().cycle();
+        for (n, (network, formation)) in (1..).zip(&apps) {
+            let items: Vec<_> = formation.iter().map(|(of_type, count)| format!("{of_type}:{count}")).collect();
+            model.app(n, *network, &items.join(" "));
+            for (of_type, count) in formation {
+                for index in (1..=*count).filter(|_| ready.next() == Some(true)) {
+                    model.run(n, of_type, index);
+                }
+            }
+        }
+        let planned: Vec<BTreeMap<String, Vec<Ipv4Addr>>> = [1, 2].map(|n| {
+            let plan = Arc::clone(model.zone(n).plan());
+            plan.names().into_iter().map(|(name, addresses)| (name.to_string(), addresses)).collect()
+        }).into();
+        for (n, own) in (1..).zip(&planned) {
+            let zone = model.zone(n);
+            assert_eq!(zone.network(), network(n));
+            for name in planned.iter().flat_map(BTreeMap::keys).chain(&others) {
+                let query = eye::query(&format!("{name} A"));
+                let message = eye::read(&ask(&zone, Transport::Tcp, &query, 7).unwrap());
+                let mut addresses = eye::addresses(&message);
+                let mut expected = own.get(name.trim_matches('.').to_lowercase().as_str()).cloned().unwrap_or_default();
+                addresses.sort_unstable();
+                expected.sort_unstable();
+                prop_assert_eq!(addresses, expected, "{}", name);
+            }
+        }
+    }
+}
