@@ -4,6 +4,7 @@
 pub mod backend;
 mod driver;
 mod fragment;
+pub mod loopback;
 mod netstack;
 pub mod port;
 mod resolver;
@@ -12,7 +13,8 @@ pub mod tcp;
 pub mod udp;
 
 pub use backend::{Builder, UserspaceBackend};
+pub use loopback::{Loopback, LoopbackNode};
 pub use port::{Port, ResolveError, Target};
-pub use tap::{Direction, UnderlayTap};
+pub use tap::{Direction, Recorder, UnderlayTap};
 pub use tcp::{TcpListener, TcpStream};
 pub use udp::UdpSocket;

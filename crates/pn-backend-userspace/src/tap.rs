@@ -2,6 +2,7 @@
 
 use core::fmt;
 use core::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 
 /// Which way a datagram went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -18,4 +19,22 @@ pub enum Direction {
 pub trait UnderlayTap: fmt::Debug + Send + Sync {
     /// Sees a datagram and the other node's address.
     fn datagram(&self, direction: Direction, peer: SocketAddr, datagram: &[u8]);
+}
+
+/// A tap that keeps every datagram in memory, without bound: for tests and demonstrations.
+#[derive(Debug, Default)]
+pub struct Recorder(Mutex<Vec<(Direction, Vec<u8>)>>);
+
+impl Recorder {
+    /// Returns the datagrams that crossed so far, in order, each as often as somebody saw it.
+    #[must_use]
+    pub fn datagrams(&self) -> Vec<(Direction, Vec<u8>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl UnderlayTap for Recorder {
+    fn datagram(&self, direction: Direction, _: SocketAddr, datagram: &[u8]) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((direction, datagram.to_vec()));
+    }
 }

@@ -4,11 +4,11 @@ mod cluster;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cluster::{Cluster, network};
-use pn_backend_userspace::{Direction, UnderlayTap, UserspaceBackend};
+use pn_backend_userspace::{Recorder, UserspaceBackend};
 use pn_core::backend::Observed;
 use pn_core::*;
 use pn_overlay::packet::UdpPacket;
@@ -32,14 +32,14 @@ async fn obeys_the_laws_of_data_planes() {
 async fn a_plan_for_another_node_or_key_is_refused() {
     let mut cluster = Cluster::start(2).await;
     cluster.add(1, 1);
-    let backend = &cluster.nodes[0].backend;
+    let backend = &cluster.region.nodes()[0].backend;
     let refused = async |plan: &NodePlan| backend.apply(plan).await.into_result().unwrap_err();
-    let error = refused(&cluster.state.node_plan(cluster.nodes[1].id)).await;
+    let error = refused(&cluster.region.state().node_plan(cluster.region.nodes()[1].id)).await;
     assert_eq!(error.kind(), ErrorKind::WrongNode);
-    let mut state = cluster.state.clone();
-    let node = state.node(cluster.nodes[0].id).unwrap().clone();
+    let mut state = cluster.region.state().clone();
+    let node = state.node(cluster.region.nodes()[0].id).unwrap().clone();
     state.apply(Timestamp::ZERO, Change::UpdateNode(Node { public_key: PublicKey::new([9; 32]), ..node })).unwrap();
-    let error = refused(&state.node_plan(cluster.nodes[0].id)).await;
+    let error = refused(&state.node_plan(cluster.region.nodes()[0].id)).await;
     assert_eq!(error.kind(), ErrorKind::WrongNode);
     assert!(error.to_string().contains(&PublicKey::new([9; 32]).to_string()), "{error}");
     assert_eq!(backend.observe().await.unwrap(), Observed::default(), "nothing was applied");
@@ -48,18 +48,10 @@ async fn a_plan_for_another_node_or_key_is_refused() {
 #[tokio::test]
 async fn what_this_backend_cannot_do_is_reported_and_the_rest_is_done() {
     let mut cluster = Cluster::start(1).await;
-    let project = ProjectId::from_u128(3);
-    let label = || "x".parse().unwrap();
-    let terms = Terms { accepted_by: label(), version: label(), accepted_at: Timestamp::ZERO };
-    let mut request = NetworkRequest::new(project, network(3), terms);
-    request.encryption = Encryption::None;
-    cluster.change(Change::AddProject(Project::new(project, label())));
-    cluster.change(Change::EnablePrivateNetwork(request));
-    cluster.change(Change::AddApp(App::new(cluster::app(3), project, label())));
-    cluster.change(Change::Scale { app: cluster::app(3), formation: "web:9".parse().unwrap() });
+    cluster.add_network(3, |request| request.encryption = Encryption::None);
     let (plain, sealed) = (cluster.add(3, 1), cluster.add(1, 1));
-    let node = &cluster.nodes[0];
-    let report = node.backend.apply(&cluster.state.node_plan(node.id)).await;
+    let node = &cluster.region.nodes()[0];
+    let report = node.backend.apply(&cluster.region.state().node_plan(node.id)).await;
     let failures: Vec<_> = report.failures().map(|error| (error.kind(), error.object().to_owned())).collect();
     assert_eq!(failures, [(ErrorKind::Unsupported, format!("network {} with None and Node keys", network(3)))]);
     assert!(node.backend.port(sealed).is_ok());
@@ -133,10 +125,10 @@ async fn a_container_without_a_resolver_waits_in_vain() {
     let mut cluster = Cluster::start(1).await;
     let container = cluster.add(1, 1);
     let backend = UserspaceBackend::builder(node).listen("127.0.0.1:0".parse().unwrap()).build().await.unwrap();
-    let mut host = cluster.state.node(node).unwrap().clone();
+    let mut host = cluster.region.state().node(node).unwrap().clone();
     (host.underlay, host.public_key) = (backend.local_addr(), backend.public_key());
     cluster.change(Change::UpdateNode(host));
-    backend.apply(&cluster.state.node_plan(node)).await.into_result().unwrap();
+    backend.apply(&cluster.region.state().node_plan(node)).await.into_result().unwrap();
     let error = timeout(LIMIT, backend.port(container).unwrap().resolve("example.com")).await.unwrap().unwrap_err();
     assert_eq!(error.to_string(), "the resolver did not answer example.com");
 }
@@ -170,7 +162,7 @@ async fn forgeries_of_a_container_do_not_leave_its_port() {
     let (a, b) = (cluster.add(1, 1), cluster.add(1, 2));
     let _theirs = cluster.add(2, 1);
     cluster.apply().await;
-    let (port, backend) = (cluster.port(a), &cluster.nodes[0].backend);
+    let (port, backend) = (cluster.port(a), &cluster.region.nodes()[0].backend);
     let socket = cluster.port(b).bind_udp(2000).unwrap();
     for (packet, reason) in [
         (packet([10, 240, 0, 2], [10, 240, 0, 2], 10), DropReason::ForgedSource),
@@ -197,8 +189,8 @@ async fn x12_the_underlay_port_takes_nothing_but_wireguard_of_peers() {
     let mut cluster = Cluster::start(2).await;
     let (a, b) = (cluster.add(1, 1), cluster.add(1, 2));
     cluster.apply().await;
-    let backend = &cluster.nodes[0].backend;
-    let plan = cluster.state.node_plan(cluster.nodes[1].id);
+    let backend = &cluster.region.nodes()[0].backend;
+    let plan = cluster.region.state().node_plan(cluster.region.nodes()[1].id);
 
     // Exactly what node 2 would put into its tunnel, in clear: as VXLAN over UDP, and as the whole inner packet.
     let mut wrapped = Vec::new();
@@ -215,7 +207,7 @@ async fn x12_the_underlay_port_takes_nothing_but_wireguard_of_peers() {
     // A handshake of somebody whose key is nobody's.
     let mut tunnel = Tunnel::new(PrivateKey::from_bytes([77; 32]));
     let target = PeerConfig {
-        node: cluster.nodes[0].id,
+        node: cluster.region.nodes()[0].id,
         public_key: backend.public_key(),
         underlay: backend.local_addr(),
         tunnel_address: "100.64.0.1".parse().unwrap(),
@@ -260,11 +252,11 @@ async fn k9_a_peer_that_lies_inside_the_tunnel_is_not_believed() {
     cluster.add(1, 1);
     let (theirs, other) = (ContainerId::from_u128(1000), cluster.add(2, 1));
     cluster.change(Change::Start { container: theirs, slot: cluster::slot(1, "web", 1000), node: liar_node });
-    let theirs_address = cluster.state.container(theirs).unwrap().address;
+    let theirs_address = cluster.region.state().container(theirs).unwrap().address;
     cluster.apply().await;
-    let backend = &cluster.nodes[0].backend;
+    let backend = &cluster.region.nodes()[0].backend;
     let here = PeerConfig {
-        node: cluster.nodes[0].id,
+        node: cluster.region.nodes()[0].id,
         public_key: backend.public_key(),
         underlay: backend.local_addr(),
         tunnel_address: "100.64.0.1".parse().unwrap(),
@@ -274,7 +266,7 @@ async fn k9_a_peer_that_lies_inside_the_tunnel_is_not_believed() {
     let mut honest = Vec::new();
     let from = theirs_address.octets();
     let inner = packet(from, [10, 240, 0, 1], 10);
-    let vtep = Vtep::new(cluster.state.node_plan(liar_node));
+    let vtep = Vtep::new(cluster.region.state().node_plan(liar_node));
     vtep.egress(network(1), theirs, &inner, &mut honest).unwrap();
     let receiver = cluster.port(other).bind_udp(2000).unwrap();
     let honest_receiver = cluster.port(first).bind_udp(2000).unwrap();
@@ -297,7 +289,7 @@ async fn k9_a_peer_that_lies_inside_the_tunnel_is_not_believed() {
     let (len, _) = timeout(LIMIT, honest_receiver.recv_from(&mut datagram)).await.unwrap().unwrap();
     assert_eq!(len, 10, "the honest packet arrives");
 
-    let vni_of = |n: u128| cluster.state.network(network(n)).unwrap().vni;
+    let vni_of = |n: u128| cluster.region.state().network(network(n)).unwrap().vni;
     let with = |edit: &dyn Fn(&mut Vec<u8>)| {
         let mut packet = honest.clone();
         edit(&mut packet);
@@ -325,16 +317,6 @@ async fn k9_a_peer_that_lies_inside_the_tunnel_is_not_believed() {
     assert!(nothing.is_err(), "a lie arrived in another network");
 }
 
-/// Keeps every datagram of the underlay.
-#[derive(Debug, Default)]
-struct Recorder(Mutex<Vec<(Direction, Vec<u8>)>>);
-
-impl UnderlayTap for Recorder {
-    fn datagram(&self, direction: Direction, _: SocketAddr, datagram: &[u8]) {
-        self.0.lock().unwrap().push((direction, datagram.to_vec()));
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_crosses_the_underlay_in_clear() {
     let recorder = Arc::new(Recorder::default());
@@ -352,12 +334,12 @@ async fn nothing_crosses_the_underlay_in_clear() {
     timeout(LIMIT, accepted.read_to_end(&mut received)).await.unwrap().unwrap();
     assert_eq!(received, secret);
 
-    let recorded = recorder.0.lock().unwrap();
+    let recorded = recorder.datagrams();
     assert!(
         recorded.iter().map(|(_, datagram)| datagram.len()).sum::<usize>() > 2 * secret.len(),
         "both ends recorded"
     );
-    for (_, datagram) in recorded.iter() {
+    for (_, datagram) in &recorded {
         assert!((1..=4).contains(&datagram[0]) && datagram[1..4] == [0; 3], "not WireGuard: {:?}", &datagram[..4]);
         for window in datagram.windows(16) {
             assert_ne!(window, &secret[..16]);
@@ -375,7 +357,7 @@ async fn a_dropped_backend_gives_everything_back() {
     cluster.apply().await;
     let port = cluster.port(a);
     let listener = port.listen(80).unwrap();
-    let address = cluster.nodes[0].backend.local_addr();
+    let address = cluster.region.nodes()[0].backend.local_addr();
     assert_eq!(address.ip(), IpAddr::from([127, 0, 0, 1]));
     drop(cluster);
     let error = timeout(LIMIT, listener.accept()).await.unwrap().unwrap_err();

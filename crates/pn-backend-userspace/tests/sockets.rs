@@ -119,12 +119,12 @@ async fn failures_say_what_they_are() {
     assert_eq!(port_a.bind_udp(80).unwrap_err().kind(), ErrorKind::AddrInUse);
 
     let missing = pn_core::ContainerId::from_u128(99);
-    let error = cluster.nodes[0].backend.port(missing).unwrap_err();
+    let error = cluster.region.nodes()[0].backend.port(missing).unwrap_err();
     assert_eq!(
         error.to_string(),
         format!(
             "cannot open the port of {missing} on {}: the applied plan does not have it there: something else is in the way",
-            cluster.nodes[0].id
+            cluster.region.nodes()[0].id
         )
     );
 }
@@ -246,7 +246,7 @@ async fn a_new_plan_breaks_no_connection() {
     let changes = async {
         for n in 0..20 {
             cluster.add(1, 3);
-            let node = cluster.state.node(cluster.nodes[2].id).unwrap().clone();
+            let node = cluster.region.state().node(cluster.region.nodes()[2].id).unwrap().clone();
             // The MTU of the network goes down and up again under the traffic.
             cluster.change(Change::UpdateNode(Node { underlay_mtu: if n % 2 == 0 { 1400 } else { 1500 }, ..node }));
             cluster.apply().await;

@@ -122,6 +122,20 @@ impl NodePlan {
         ZoneSet::of(self.generation, &self.networks)
     }
 
+    /// Returns what may be answered while this plan takes the place of one whose zones are published: no name that is
+    /// about to vanish, none that is yet to come, and no address that is about to lose its way.
+    ///
+    /// A name that moves from one container to the next keeps the old address here as long as that container drains, so
+    /// that it is never without one.
+    #[must_use]
+    pub fn zones_meanwhile(&self, published: &ZoneSet) -> ZoneSet {
+        let kept = self.networks.iter().filter_map(|(id, network)| {
+            let published = published.zones.get(id)?;
+            Some((*id, network.zone_meanwhile(published)))
+        });
+        ZoneSet { generation: self.generation, zones: kept.collect() }
+    }
+
     /// Returns a node of this plan, the host or a peer.
     #[must_use]
     pub fn member(&self, id: NodeId) -> Option<&Node> {
@@ -180,6 +194,24 @@ impl NetworkPlan {
             nodes: nodes.into_iter().collect(),
             zone: Arc::new(ZonePlan::build(network, policy, apps, containers)),
         }
+    }
+
+    fn zone_meanwhile(&self, published: &Arc<ZonePlan>) -> Arc<ZonePlan> {
+        if Arc::ptr_eq(published, &self.zone) {
+            return Arc::clone(published);
+        }
+        let is_named = |of_type: &TypeNames, index: u32| {
+            of_type.containers.binary_search_by_key(&index, |(index, _)| *index).is_ok()
+        };
+        let types = published.types.iter().filter_map(|before| {
+            let after = self.zone.of_type(before.app, &before.container_type)?;
+            let kept = before
+                .containers
+                .iter()
+                .filter(|(index, address)| is_named(after, *index) && self.endpoint(*address).is_some());
+            Some(TypeNames { containers: kept.copied().collect(), ..before.clone() })
+        });
+        Arc::new(ZonePlan { types: types.collect(), ..(*self.zone).clone() })
     }
 
     /// Returns whether a node has containers of this network.
@@ -263,6 +295,14 @@ impl ZonePlan {
             }
         }
         Self { network: network.id, subnet: network.subnet, ttl: policy.ttl, types: types.into() }
+    }
+
+    /// Returns the names of a declared type.
+    #[must_use]
+    pub fn of_type(&self, app: AppId, container_type: &ContainerType) -> Option<&TypeNames> {
+        let key = (app, container_type);
+        let found = self.types.binary_search_by(|of_type| (of_type.app, &of_type.container_type).cmp(&key)).ok()?;
+        Some(&self.types[found])
     }
 
     /// Returns every name that has addresses, with them, in the product's order: an app, then each of its types, then the

@@ -55,6 +55,14 @@ impl Names {
         self.published.load().zones.get(&network).cloned()
     }
 
+    /// Returns what is published.
+    #[must_use]
+    pub fn published(&self) -> ZoneSet {
+        let published = self.published.load();
+        let zones = published.zones.iter().map(|(network, zone)| (*network, Arc::clone(zone.plan())));
+        ZoneSet { generation: published.generation, zones: zones.collect() }
+    }
+
     fn replace(&self, set: &ZoneSet) -> Report {
         // The lock guards no data, so a panic elsewhere leaves nothing half done.
         let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);

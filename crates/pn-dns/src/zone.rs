@@ -119,10 +119,7 @@ impl Zone {
 
     /// Returns the containers of a type that an app declares.
     fn containers(&self, app: AppId, container_type: &ContainerType) -> Option<&[(u32, Ipv4Addr)]> {
-        let types = &self.plan.types;
-        let key = (app, container_type);
-        let found = types.binary_search_by(|of_type| (of_type.app, &of_type.container_type).cmp(&key)).ok()?;
-        Some(&types[found].containers)
+        self.plan.of_type(app, container_type).map(|of_type| &*of_type.containers)
     }
 
     /// Returns whether an app of the network declares any type.

@@ -253,6 +253,41 @@ fn d17_a_replacement_takes_the_name_over_at_once() {
 }
 
 #[test]
+fn x4_meanwhile_no_name_comes_early_goes_late_or_is_ever_without_an_address() {
+    let mut state = two_networks();
+    for n in 1..=4 {
+        state.apply(T0, start(n.into(), slot(1, "web", n), 1)).unwrap();
+        state.apply(T0, Change::Ready(container(n.into()))).unwrap();
+    }
+    let published = state.node_plan(node(1)).zones();
+    let addresses = [1, 2, 3, 4].map(|n| state.container(container(n)).unwrap().address);
+    // 1 stays, 2 is replaced, 3 stops, 4 breaks and its slot is filled again, 5 is new.
+    for change in [
+        Change::Replace { container: container(12), replaces: container(2), node: node(1) },
+        Change::Ready(container(12)),
+        Change::Stop(container(3)),
+        start(7, slot(1, "worker", 1), 1),
+        Change::Remove(container(4)),
+        start(14, slot(1, "web", 4), 2),
+        Change::Ready(container(14)),
+        start(5, slot(1, "web", 5), 2),
+        Change::Ready(container(5)),
+        start(6, slot(2, "web", 1), 1),
+        Change::Ready(container(6)),
+    ] {
+        state.apply(T0, change).unwrap();
+    }
+    let plan = state.node_plan(node(1));
+    let meanwhile = plan.zones_meanwhile(&published);
+    assert_eq!(meanwhile.generation, plan.generation);
+    assert_eq!(meanwhile.zones.keys().collect::<Vec<_>>(), [&network(1)], "the other network is yet to come");
+    let web = meanwhile.zones[&network(1)].of_type(app(1), &ContainerType::web()).unwrap();
+    // 4 got the address of its slot back, so it leads somewhere all the time.
+    assert_eq!(*web.containers, [(1, addresses[0]), (2, addresses[1]), (4, addresses[3])]);
+    assert_eq!(plan.zones_meanwhile(&plan.zones()), plan.zones(), "nothing changes, nothing vanishes");
+}
+
+#[test]
 fn scaling_in_withdraws_the_names_beyond() {
     let mut state = two_networks();
     for n in 1..=3 {
