@@ -91,11 +91,11 @@ impl Builder {
         };
         let seed = random()?.first_chunk().map_or(0, |octets| u64::from_le_bytes(*octets));
         let bound = bind(self.listen).map_err(|error| {
-            let kind = match error.kind() {
-                std::io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
-                std::io::ErrorKind::AddrInUse => ErrorKind::Conflict,
-                _ => ErrorKind::Io,
-            };
+            let kinds = [
+                (std::io::ErrorKind::PermissionDenied, ErrorKind::PermissionDenied),
+                (std::io::ErrorKind::AddrInUse, ErrorKind::Conflict),
+            ];
+            let kind = kinds.iter().find(|(kind, _)| *kind == error.kind()).map_or(ErrorKind::Io, |(_, kind)| *kind);
             BackendError::new(kind, "bind", format!("underlay address {}", self.listen)).with_source(error)
         })?;
         let (socket, local_addr) = bound;

@@ -115,7 +115,7 @@ impl Incomplete {
     /// Adds a fragment, and returns whether the payload is complete; `None` where it is void.
     fn add(&mut self, offset: usize, piece: &[u8], more: bool) -> Option<bool> {
         let end = offset + piece.len();
-        let is_odd = more && piece.len() % 8 != 0;
+        let is_odd = more && !piece.len().is_multiple_of(8);
         if piece.is_empty()
             || is_odd
             || end > MAX_PAYLOAD

@@ -7,6 +7,7 @@ mod fragment;
 pub mod loopback;
 mod netstack;
 pub mod port;
+pub mod probe;
 mod resolver;
 pub mod tap;
 pub mod tcp;

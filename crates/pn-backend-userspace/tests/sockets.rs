@@ -1,5 +1,7 @@
 //! TCP and UDP between containers: on one node, across nodes, of any size, and when things go wrong.
 
+#![expect(clippy::unwrap_used, reason = "tests fail where something is missing")]
+
 mod cluster;
 
 use std::io::ErrorKind;

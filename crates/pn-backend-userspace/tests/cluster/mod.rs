@@ -1,6 +1,7 @@
 //! Nodes on loopback and two networks with the same addresses, for the tests of this folder.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
+#![expect(clippy::unwrap_used, reason = "tests fail where something is missing")]
 
 use std::sync::Arc;
 

@@ -115,6 +115,9 @@ fn what_leaves_is_checked_and_routed() {
     }
 }
 
+/// A change to a tunnel packet.
+type Edit = Box<dyn FnOnce(&mut Vec<u8>)>;
+
 /// The tunnel packet that node 2 sends for container 3, with what it says changed by `edit`.
 fn from_node_2(edit: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let vtep = Vtep::new(state().node_plan(node(2)));
@@ -138,7 +141,7 @@ fn every_claim_of_what_arrives_is_checked() {
     // Behind the outer headers (28) and VXLAN's (8) stands the frame: destination, source, type, packet.
     let (vxlan, frame, inner) = (28, 36, 50);
     let other_network = state().plan().networks[&network(2)].vni.get().to_be_bytes();
-    let edits: [(&str, u128, Box<dyn FnOnce(&mut Vec<u8>)>, DropReason); 15] = [
+    let edits: [(&str, u128, Edit, DropReason); 15] = [
         ("for another node", 2, Box::new(|p| p[19] = 9), DropReason::TunnelDestination),
         ("to another port", 2, Box::new(|p| p[23] = 0), DropReason::NotVxlan),
         ("without a VNI", 2, Box::new(move |p| p[vxlan] = 0), DropReason::NotVxlan),
