@@ -115,6 +115,31 @@ impl Name {
         core::str::from_utf8(&buffer[..len]).expect("every label is ASCII")
     }
 
+    /// Parses text, without saying what is wrong where it is no name.
+    ///
+    /// Everything but type and ordinal has a fixed length, so the labels are found from the right without a search.
+    fn parse(text: &[u8]) -> Option<Self> {
+        let text = text.strip_suffix(b".").unwrap_or(text);
+        let (text, suffix) = text.split_at_checked(text.len().checked_sub(SUFFIX.len())?)?;
+        if !suffix.eq_ignore_ascii_case(SUFFIX.as_bytes()) {
+            return None;
+        }
+        let text = text.strip_suffix(b".")?;
+        let (text, network) = text.split_at_checked(text.len().checked_sub(NetworkId::LEN)?)?;
+        let text = text.strip_suffix(b".")?;
+        let (text, app) = text.split_at_checked(text.len().checked_sub(AppId::LEN)?)?;
+        let (network, app) = (NetworkId::from_label(network)?, AppId::from_label(app)?);
+        if text.is_empty() {
+            return Some(Self::app(network, app));
+        }
+        let text = text.strip_suffix(b".")?;
+        let scope = match text.iter().position(|octet| *octet == b'.') {
+            None => NameScope::Type(ContainerType::from_label(text)?),
+            Some(dot) => NameScope::Container(ContainerType::from_label(&text[dot + 1..])?, parse_index(&text[..dot])?),
+        };
+        Some(Self { network, app, scope })
+    }
+
     /// Parses labels, leftmost first, as DNS hands them over.
     ///
     /// # Errors
@@ -222,6 +247,9 @@ impl FromStr for Name {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
+        if let Some(name) = Self::parse(text.as_bytes()) {
+            return Ok(name);
+        }
         let relative = text.strip_suffix('.').unwrap_or(text);
         let labels = || relative.split('.');
         Self::from_labels(labels().map(str::as_bytes)).map_err(|fault| {

@@ -117,6 +117,19 @@ proptest! {
         }
     }
 
+    /// The parser that finds labels by their lengths agrees with the one that takes them one by one.
+    #[test]
+    fn both_parsers_agree(name in names(), edits in prop::collection::vec((any::<prop::sample::Index>(), "[-.0-9a-zA-Z_]?"), 0..3)) {
+        let mut text = name.to_string();
+        for (at, to) in edits {
+            let at = at.index(text.len());
+            text.replace_range(at..=at, &to);
+        }
+        let relative = text.strip_suffix('.').unwrap_or(&text);
+        let labels = Name::from_labels(relative.split('.').map(str::as_bytes));
+        prop_assert_eq!(Name::parse(text.as_bytes()), labels.ok());
+    }
+
     #[test]
     fn any_text_is_total(text in "\\PC{0,300}") {
         drop(text.parse::<Name>());
