@@ -10,7 +10,7 @@ use pn_dns::{View, Zone, answer, stub};
 fn answers(c: &mut Criterion) {
     let zones = pn_benches::network(1, 1000).plan().zones();
     let network = NetworkId::from_u128(1);
-    let zone = Zone::new(Arc::clone(&zones.zones[&network]), zones.generation);
+    let zone = Zone::new(Arc::clone(&zones.zones[&network]), zones.serial());
     let app = AppId::from_u128(1);
     let slot = |index| Slot::new(app, ContainerType::web(), index).expect("indexes from 1");
     let mut group = c.benchmark_group("answer");

@@ -20,14 +20,13 @@ pub fn network(nodes: u8, containers: u32) -> State {
     };
     let label = || "bench".parse().expect("a label");
     for n in 1..=nodes {
-        apply(Change::AddNode(Node {
-            id: NodeId::from_u128(n.into()),
-            label: label(),
-            underlay: ([192, 0, 2, n], 51820).into(),
-            tunnel_address: [100, 64, 0, n].into(),
-            public_key: PublicKey::new([n; 32]),
-            underlay_mtu: 1500,
-        }));
+        apply(Change::AddNode(Node::new(
+            NodeId::from_u128(n.into()),
+            label(),
+            ([192, 0, 2, n], 51820).into(),
+            [100, 64, 0, n].into(),
+            PublicKey::new([n; 32]),
+        )));
     }
     let (project, network, app) = (ProjectId::from_u128(1), NetworkId::from_u128(1), AppId::from_u128(1));
     let terms = Terms { accepted_by: label(), version: label(), accepted_at: Timestamp::ZERO };

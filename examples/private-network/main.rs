@@ -75,7 +75,7 @@ fn add_app(
         let node = region.nodes()[(node - 1) % region.nodes().len()].id;
         region.change(Change::Start { container, slot: slot?, node })?;
         region.change(Change::Ready(container))?;
-        containers.extend(region.state().container(container).cloned());
+        containers.extend(region.state().container(container));
     }
     Ok((app, containers))
 }

@@ -21,14 +21,7 @@ static ZONE: LazyLock<Zone> = LazyLock::new(|| {
     let mut apply = |change| state.apply(now, change).expect("a valid change");
     apply(Change::AddProject(Project::new(project, "p".parse().expect("a label"))));
     apply(Change::EnablePrivateNetwork(NetworkRequest::new(project, network, terms)));
-    apply(Change::AddNode(Node {
-        id: node,
-        label: "node".parse().expect("a label"),
-        underlay: "192.0.2.1:51820".parse().expect("an address"),
-        tunnel_address: "100.64.0.1".parse().expect("an address"),
-        public_key: PublicKey::new([1; 32]),
-        underlay_mtu: 1500,
-    }));
+    apply(Change::AddNode(Node::new(node, "node".parse().expect("a label"), "192.0.2.1:51820".parse().expect("an address"), "100.64.0.1".parse().expect("an address"), PublicKey::new([1; 32]))));
     let mut container = 0;
     for (n, formation) in [(1, "web:100 worker:1 1:2"), (2, "web:0 idle:0")] {
         let mut app = App::new(AppId::from_u128(n), project, "app".parse().expect("a label"));
@@ -45,7 +38,7 @@ static ZONE: LazyLock<Zone> = LazyLock::new(|| {
         }
     }
     let zones = state.plan().zones();
-    Zone::new(Arc::clone(&zones.zones[&network]), zones.generation)
+    Zone::new(Arc::clone(&zones.zones[&network]), zones.serial())
 });
 
 fuzz_target!(|query: &[u8]| {

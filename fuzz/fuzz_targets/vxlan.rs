@@ -29,14 +29,7 @@ fn node_1() -> Node1 {
     let keys = [1, 2].map(|n| PrivateKey::from_bytes([n; 32]));
     let label = || "x".parse().expect("a label");
     for n in [1, 2u8] {
-        apply(Change::AddNode(Node {
-            id: NodeId::from_u128(n.into()),
-            label: label(),
-            underlay: SocketAddr::from(([192, 0, 2, n], 51820)),
-            tunnel_address: Ipv4Addr::new(100, 64, 0, n).into(),
-            public_key: keys[usize::from(n) - 1].public_key(),
-            underlay_mtu: 1500,
-        }));
+        apply(Change::AddNode(Node::new(NodeId::from_u128(n.into()), label(), SocketAddr::from(([192, 0, 2, n], 51820)), Ipv4Addr::new(100, 64, 0, n).into(), keys[usize::from(n) - 1].public_key())));
     }
     let (project, network, app) = (ProjectId::from_u128(1), NetworkId::from_u128(1), AppId::from_u128(1));
     let terms = Terms { accepted_by: label(), version: label(), accepted_at: Timestamp::ZERO };

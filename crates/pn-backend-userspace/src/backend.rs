@@ -142,11 +142,11 @@ impl UserspaceBackend {
     /// Returns the port of a container that the applied plan has on this node.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] where it has not: apply a plan with it first.
+    /// [`ErrorKind::NotFound`] where it has not: apply a plan with it first.
     pub fn port(&self, container: ContainerId) -> Result<Port, BackendError> {
         self.shared.port(container).ok_or_else(|| {
             let object = format!("{container} on {}: the applied plan does not have it there", self.shared.node);
-            BackendError::new(ErrorKind::Conflict, "open the port of", object)
+            BackendError::new(ErrorKind::NotFound, "open the port of", object)
         })
     }
 

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use pn_core::backend::{Observed, ObservedPeer};
 use pn_core::{
-    BackendError, ContainerId, Encryption, ErrorKind, Generation, KeyScope, NetworkId, NodeId, NodePlan, Report,
-    Resolver, Transport,
+    BackendError, ContainerId, Encryption, ErrorKind, Generation, KeyScope, NetworkId, NetworkPlan, NodeId, NodePlan,
+    Report, Resolver, Transport,
 };
 use pn_overlay::packet::{Ipv4Packet, UDP, UdpDatagram, udp_reply};
 use pn_overlay::{DropCounters, DropReason, Egress, Outbox, PeerConfig, PeerStatus, Tunnel, Vtep, reconcile};
@@ -227,15 +227,16 @@ impl Driver {
             return Report::refused(plan.generation, refusal);
         }
         let mut report = Report::new(plan.generation);
-        let mut plan = plan.clone();
-        plan.networks.retain(|id, network| {
-            let supported = network.encryption == Encryption::WireGuard && network.key_scope == KeyScope::Node;
-            if !supported {
-                let object = format!("network {id} with {:?} and {:?} keys", network.encryption, network.key_scope);
-                report.record(&object, Err(BackendError::new(ErrorKind::Unsupported, "create", &object)));
-            }
-            supported
-        });
+        let is_supported = |network: &NetworkPlan| {
+            (network.encryption, network.key_scope) == (Encryption::WireGuard, KeyScope::Node) && network.ipv6.is_none()
+        };
+        for network in plan.networks.values().filter(|network| !is_supported(network)) {
+            let NetworkPlan { id, encryption, key_scope, ipv6, .. } = &**network;
+            let object =
+                format!("network {id} with encryption {encryption:?}, keys per {key_scope:?}, IPv6 prefix {ipv6:?}");
+            report.record(&object, Err(BackendError::new(ErrorKind::Unsupported, "create", &object)));
+        }
+        let plan = plan.only(is_supported);
         for difference in reconcile::differences(&self.observe(), &Observed::from(&plan)) {
             report.record(difference.object, Ok(difference.action));
         }
@@ -264,7 +265,7 @@ impl Driver {
     fn set_stacks(&mut self, plan: &NodePlan) {
         let now = self.now();
         let mut wanted = BTreeSet::new();
-        for (id, network) in &plan.networks {
+        for (id, network) in &*plan.networks {
             let local = network.endpoints.iter().filter(|endpoint| endpoint.node == plan.node);
             let owners = local.map(|endpoint| (Owner::Container(endpoint.container), endpoint.address));
             for (owner, address) in owners.chain([(Owner::Resolver(*id), network.resolver)]) {

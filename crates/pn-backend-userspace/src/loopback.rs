@@ -6,16 +6,13 @@ use std::time::SystemTime;
 
 use pn_core::{
     ApplyError, BackendError, Change, ContainerId, DnsBackend as _, ErrorKind, Generation, Node, NodeId,
-    OverlayBackend as _, Region, State, Timestamp,
+    OverlayBackend as _, Region, Report, State, Timestamp,
 };
 use pn_dns::Names;
 
 use crate::backend::UserspaceBackend;
 use crate::port::Port;
 use crate::tap::UnderlayTap;
-
-/// What an Ethernet underlay carries, so that everything below is as on a real one.
-const UNDERLAY_MTU: u16 = 1500;
 
 /// One of the nodes.
 #[derive(Debug)]
@@ -68,14 +65,13 @@ impl Loopback {
                 builder = builder.tap(Arc::clone(tap));
             }
             let backend = builder.build().await?;
-            let node = Node {
+            let node = Node::new(
                 id,
-                label: format!("node-{n}").parse().expect("letters, a hyphen and digits are a label"),
-                underlay: backend.local_addr(),
-                tunnel_address: Ipv4Addr::new(100, 64, 0, n).into(),
-                public_key: backend.public_key(),
-                underlay_mtu: UNDERLAY_MTU,
-            };
+                format!("node-{n}").parse().expect("letters, a hyphen and digits are a label"),
+                backend.local_addr(),
+                Ipv4Addr::new(100, 64, 0, n).into(),
+                backend.public_key(),
+            );
             region.change(Change::AddNode(node)).expect("every node has addresses and a key of its own");
             region.nodes.push(LoopbackNode { id, backend, names });
         }
@@ -92,23 +88,24 @@ impl Loopback {
     }
 
     /// Makes every node what the state says: names that vanish go first, then the ways change, then new names come, each step
-    /// on every node before the next.
+    /// on every node before the next. What fails holds nothing else up.
     ///
     /// # Errors
-    /// The first failure of a node.
+    /// The first failure, once everything else is done.
     pub async fn apply(&self) -> Result<(), BackendError> {
         let plans: Vec<_> = self.nodes.iter().map(|node| (node, self.state.node_plan(node.id))).collect();
+        let mut reports = Vec::new();
         for (node, plan) in &plans {
             let meanwhile = plan.zones_meanwhile(&node.names.published());
-            node.names.publish(&meanwhile).await.into_result()?;
+            reports.push(node.names.publish(&meanwhile).await);
         }
         for (node, plan) in &plans {
-            node.backend.apply(plan).await.into_result()?;
+            reports.push(node.backend.apply(plan).await);
         }
         for (node, plan) in &plans {
-            node.names.publish(&plan.zones()).await.into_result()?;
+            reports.push(node.names.publish(&plan.zones()).await);
         }
-        Ok(())
+        reports.into_iter().try_for_each(Report::into_result)
     }
 
     /// Returns the state.
@@ -133,9 +130,9 @@ impl Loopback {
     /// Returns the port of a container, wherever it runs.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] where the state has no such container, or it was not applied yet.
+    /// [`ErrorKind::NotFound`] where the state has no such container, or it was not applied yet.
     pub fn port(&self, container: ContainerId) -> Result<Port, BackendError> {
-        let unknown = || BackendError::new(ErrorKind::Conflict, "open the port of", format!("unknown {container}"));
+        let unknown = || BackendError::new(ErrorKind::NotFound, "open the port of", format!("unknown {container}"));
         self.node_of(container).ok_or_else(unknown)?.backend.port(container)
     }
 }

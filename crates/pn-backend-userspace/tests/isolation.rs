@@ -37,8 +37,9 @@ async fn a_plan_for_another_node_or_key_is_refused() {
     let error = refused(&cluster.region.state().node_plan(cluster.region.nodes()[1].id)).await;
     assert_eq!(error.kind(), ErrorKind::WrongNode);
     let mut state = cluster.region.state().clone();
-    let node = state.node(cluster.region.nodes()[0].id).unwrap().clone();
-    state.apply(Timestamp::ZERO, Change::UpdateNode(Node { public_key: PublicKey::new([9; 32]), ..node })).unwrap();
+    let mut node = state.node(cluster.region.nodes()[0].id).unwrap().clone();
+    node.public_key = PublicKey::new([9; 32]);
+    state.apply(Timestamp::ZERO, Change::UpdateNode(node)).unwrap();
     let error = refused(&state.node_plan(cluster.region.nodes()[0].id)).await;
     assert_eq!(error.kind(), ErrorKind::WrongNode);
     assert!(error.to_string().contains(&PublicKey::new([9; 32]).to_string()), "{error}");
@@ -53,7 +54,13 @@ async fn what_this_backend_cannot_do_is_reported_and_the_rest_is_done() {
     let node = &cluster.region.nodes()[0];
     let report = node.backend.apply(&cluster.region.state().node_plan(node.id)).await;
     let failures: Vec<_> = report.failures().map(|error| (error.kind(), error.object().to_owned())).collect();
-    assert_eq!(failures, [(ErrorKind::Unsupported, format!("network {} with None and Node keys", network(3)))]);
+    assert_eq!(
+        failures,
+        [(
+            ErrorKind::Unsupported,
+            format!("network {} with encryption None, keys per Node, IPv6 prefix None", network(3))
+        )]
+    );
     assert!(node.backend.port(sealed).is_ok());
     assert!(node.backend.port(plain).is_err(), "no encryption means no traffic");
 }
@@ -239,14 +246,13 @@ async fn k9_a_peer_that_lies_inside_the_tunnel_is_not_believed() {
     socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let mut liar = Tunnel::new(PrivateKey::from_bytes([66; 32]));
     let liar_node = NodeId::from_u128(66);
-    cluster.change(Change::AddNode(Node {
-        id: liar_node,
-        label: "liar".parse().unwrap(),
-        underlay: socket.local_addr().unwrap(),
-        tunnel_address: "100.64.0.66".parse().unwrap(),
-        public_key: liar.public_key(),
-        underlay_mtu: 1500,
-    }));
+    cluster.change(Change::AddNode(Node::new(
+        liar_node,
+        "liar".parse().unwrap(),
+        socket.local_addr().unwrap(),
+        "100.64.0.66".parse().unwrap(),
+        liar.public_key(),
+    )));
     // Network 1: containers here and at the liar. Network 2: here only, so the liar is no member.
     let first = cluster.add(1, 1);
     cluster.add(1, 1);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use cluster::Cluster;
 use pn_backend_userspace::{Port, TcpStream};
-use pn_core::{Change, Node};
+use pn_core::Change;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
@@ -125,7 +125,7 @@ async fn failures_say_what_they_are() {
     assert_eq!(
         error.to_string(),
         format!(
-            "cannot open the port of {missing} on {}: the applied plan does not have it there: something else is in the way",
+            "cannot open the port of {missing} on {}: the applied plan does not have it there: there is none",
             cluster.region.nodes()[0].id
         )
     );
@@ -177,7 +177,7 @@ async fn streams_end_as_the_kernels_do() {
     let (mut one, _two) = pair(&port_a, &port_b).await;
     let listener = port_a.listen(9).unwrap();
     let udp = port_a.bind_udp(9).unwrap();
-    cluster.change(Change::Remove(a));
+    cluster.change(Change::Fail(a));
     let read = async { one.read(&mut [0; 1]).await };
     let mut datagram = [0; 1];
     let (applied, read, accepted, received) =
@@ -248,9 +248,10 @@ async fn a_new_plan_breaks_no_connection() {
     let changes = async {
         for n in 0..20 {
             cluster.add(1, 3);
-            let node = cluster.region.state().node(cluster.region.nodes()[2].id).unwrap().clone();
+            let mut node = cluster.region.state().node(cluster.region.nodes()[2].id).unwrap().clone();
             // The MTU of the network goes down and up again under the traffic.
-            cluster.change(Change::UpdateNode(Node { underlay_mtu: if n % 2 == 0 { 1400 } else { 1500 }, ..node }));
+            node.underlay_mtu = if n % 2 == 0 { 1400 } else { 1500 };
+            cluster.change(Change::UpdateNode(node));
             cluster.apply().await;
         }
     };

@@ -1,6 +1,6 @@
 //! Recorded allocation of numbers that rest before somebody else gets them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use core::time::Duration;
 
@@ -20,8 +20,8 @@ pub(crate) enum Exhausted {
 
 /// Gives the numbers from `1` to `capacity`, each to one owner at a time.
 ///
-/// An owner that returns gets back at once what it had, while nobody else does; others get a number that was never used or,
-/// when there is none, the one that has rested longest, and for `rest` at least.
+/// A number rests after it was given back. While it does, the owner that had it gets it back at once, and nobody else gets
+/// it. Others get a number that was never used or, when there is none, the one that was given back first.
 ///
 /// Costs grow with the logarithm of the numbers that rest, memory with those that were ever used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,36 +32,50 @@ pub(crate) struct Pool<Owner> {
     fresh: u32,
     /// One bit for each number below `fresh`: in use or not. Makes release idempotent (N3).
     in_use: Vec<u64>,
-    /// Numbers that rest, oldest first.
+    /// How many numbers are in use.
+    used: u32,
+    /// Numbers that rest, and who had them, oldest first.
     resting: BTreeMap<(Timestamp, u32), Owner>,
-    /// The last number each owner gave back.
-    last: BTreeMap<Owner, (Timestamp, u32)>,
+    /// The same by owner.
+    by_owner: BTreeSet<(Owner, Timestamp, u32)>,
+    /// Numbers that have rested, in the order they were given back.
+    rested: VecDeque<u32>,
 }
 
 impl<Owner: Ord + Copy> Pool<Owner> {
     pub(crate) const fn new(capacity: u32, rest: Duration) -> Self {
-        Self { capacity, rest, fresh: 1, in_use: Vec::new(), resting: BTreeMap::new(), last: BTreeMap::new() }
+        Self {
+            capacity,
+            rest,
+            fresh: 1,
+            in_use: Vec::new(),
+            used: 0,
+            resting: BTreeMap::new(),
+            by_owner: BTreeSet::new(),
+            rested: VecDeque::new(),
+        }
     }
 
     /// Takes a number for `owner`.
     pub(crate) fn take(&mut self, owner: &Owner, now: Timestamp) -> Result<u32, Exhausted> {
-        if let Some(key) = self.last.get(owner).copied() {
-            return Ok(self.wake(key));
-        }
-        if self.fresh <= self.capacity {
-            let number = self.fresh;
+        self.settle(now);
+        let own = (*owner, Timestamp::ZERO, 0)..=(*owner, Timestamp::MAX, u32::MAX);
+        let number = if let Some(key) = self.by_owner.range(own).next_back().copied() {
+            self.by_owner.remove(&key);
+            self.resting.remove(&(key.1, key.2));
+            key.2
+        } else if self.fresh <= self.capacity {
             self.fresh += 1;
-            self.set_in_use(number, true);
-            return Ok(number);
-        }
-        let Some((&key, _)) = self.resting.first_key_value() else {
-            return Err(Exhausted::InUse);
+            self.fresh - 1
+        } else if let Some(number) = self.rested.pop_front() {
+            number
+        } else {
+            let until = self.resting.first_key_value().map(|((since, _), _)| since.after(self.rest));
+            return Err(until.map_or(Exhausted::InUse, |until| Exhausted::Resting { until }));
         };
-        let until = key.0.after(self.rest);
-        if now < until {
-            return Err(Exhausted::Resting { until });
-        }
-        Ok(self.wake(key))
+        self.set_in_use(number, true);
+        self.used += 1;
+        Ok(number)
     }
 
     /// Gives a number back, to rest from `now`. Giving back what is not in use does nothing.
@@ -69,24 +83,29 @@ impl<Owner: Ord + Copy> Pool<Owner> {
         if !self.is_in_use(number) {
             return;
         }
+        self.settle(now);
         self.set_in_use(number, false);
+        self.used -= 1;
         self.resting.insert((now, number), owner);
-        self.last.insert(owner, (now, number));
+        self.by_owner.insert((owner, now, number));
     }
 
     /// Returns how many numbers are in use.
-    pub(crate) fn used(&self) -> u32 {
-        self.fresh - 1 - u32::try_from(self.resting.len()).expect("no more rest than were ever used")
+    pub(crate) const fn used(&self) -> u32 {
+        self.used
     }
 
-    fn wake(&mut self, key: (Timestamp, u32)) -> u32 {
-        if let Some(owner) = self.resting.remove(&key)
-            && self.last.get(&owner) == Some(&key)
-        {
-            self.last.remove(&owner);
+    /// Forgets who had the numbers that have rested.
+    fn settle(&mut self, now: Timestamp) {
+        while let Some(oldest) = self.resting.first_entry() {
+            let key = *oldest.key();
+            if now < key.0.after(self.rest) {
+                return;
+            }
+            let owner = oldest.remove();
+            self.by_owner.remove(&(owner, key.0, key.1));
+            self.rested.push_back(key.1);
         }
-        self.set_in_use(key.1, true);
-        key.1
     }
 
     fn is_in_use(&self, number: u32) -> bool {

@@ -119,6 +119,16 @@ impl Formation {
         self.0.get(container_type).copied()
     }
 
+    /// Returns a declared type in the spelling of the formation, with its count.
+    #[must_use]
+    pub fn declared(&self, container_type: &ContainerType) -> Option<(&ContainerType, u32)> {
+        self.0.get_key_value(container_type).map(|(declared, count)| (declared, *count))
+    }
+
+    pub(crate) fn undeclare(&mut self, container_type: &ContainerType) {
+        self.0.remove(container_type);
+    }
+
     /// Returns whether the app has no `web` container, so that nothing public leads to it.
     #[must_use]
     pub fn is_web_less(&self) -> bool {

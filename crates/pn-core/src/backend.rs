@@ -227,6 +227,8 @@ pub enum ErrorKind {
     Unsupported,
     /// The plan is for another node, or the node's own key or address differ from the plan's.
     WrongNode,
+    /// There is no such object.
+    NotFound,
     /// The process may not do it.
     PermissionDenied,
     /// Something that belongs to somebody else is in the way.
@@ -298,6 +300,7 @@ impl fmt::Display for BackendError {
             ErrorKind::Superseded => "the plan is superseded",
             ErrorKind::Unsupported => "this backend cannot do it",
             ErrorKind::WrongNode => "the plan is not for this node",
+            ErrorKind::NotFound => "there is none",
             ErrorKind::PermissionDenied => "permission denied",
             ErrorKind::Conflict => "something else is in the way",
             ErrorKind::Io => "the operating system refused",

@@ -94,6 +94,52 @@ impl ContainerType {
     }
 }
 
+/// What leads to the containers of a type from outside their network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Exposure {
+    /// The platform's HTTP routers: the type `web`.
+    HttpRouter,
+    /// The platform's TCP gateway: the type `tcp`.
+    TcpGateway,
+    /// Nothing: only their network.
+    Private,
+    /// The platform keeps the type for itself: `postdeploy`.
+    Reserved,
+}
+
+impl ContainerType {
+    /// Returns what leads to containers of this type from outside.
+    #[must_use]
+    pub fn exposure(&self) -> Exposure {
+        let is = |name: &str| self.as_bytes().eq_ignore_ascii_case(name.as_bytes());
+        match () {
+            () if is("web") => Exposure::HttpRouter,
+            () if is("tcp") => Exposure::TcpGateway,
+            () if is("postdeploy") => Exposure::Reserved,
+            () => Exposure::Private,
+        }
+    }
+}
+
+/// Which container types a region takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TypeProfile {
+    /// Every DNS label of letters, digits and hyphens.
+    #[default]
+    Label,
+    /// 1 to 24 letters and digits, as the product documents today.
+    Strict,
+}
+
+impl TypeProfile {
+    /// Returns whether the profile takes a type.
+    #[must_use]
+    pub fn takes(self, container_type: &ContainerType) -> bool {
+        let octets = container_type.as_bytes();
+        self == Self::Label || octets.len() <= 24 && octets.iter().all(u8::is_ascii_alphanumeric)
+    }
+}
+
 impl FromStr for ContainerType {
     type Err = ContainerTypeError;
 
@@ -178,6 +224,27 @@ mod tests {
         }
         for text in ["-", "-a", "a-"] {
             check(text, Err(ContainerTypeError::Hyphen { value: value(text) }));
+        }
+    }
+
+    #[test]
+    fn exposure_and_profiles() {
+        let parsed = |text: &str| text.parse::<ContainerType>().unwrap();
+        for (text, exposure) in [
+            ("web", Exposure::HttpRouter),
+            ("WEB", Exposure::HttpRouter),
+            ("tcp", Exposure::TcpGateway),
+            ("postdeploy", Exposure::Reserved),
+            ("my-app-backend", Exposure::Private),
+            ("web2", Exposure::Private),
+        ] {
+            assert_eq!(parsed(text).exposure(), exposure, "{text}");
+        }
+        for (text, strict) in
+            [("web", true), ("a1", true), ("my-app", false), (&"a".repeat(24), true), (&"a".repeat(25), false)]
+        {
+            assert!(TypeProfile::Label.takes(&parsed(text)));
+            assert_eq!(TypeProfile::Strict.takes(&parsed(text)), strict, "{text}");
         }
     }
 

@@ -6,14 +6,14 @@ use core::str::FromStr;
 /// Why a text is not a [`Label`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{value:?} cannot be a name: 1 to 63 letters, digits, hyphens, underscores or dots are expected, the first a letter or digit"
+    "{value:?} cannot be a name: 1 to 63 letters, digits and any of -_.@+ are expected, the first a letter or digit"
 )]
 pub struct LabelError {
     /// The text that was given.
     pub value: String,
 }
 
-/// What people call a project, an app or a node: for people, logs and commands, never part of a domain name.
+/// What people call a project, an app, a node or each other: for people, logs and commands, never part of a domain name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Label(Box<str>);
 
@@ -32,7 +32,7 @@ impl FromStr for Label {
     type Err = LabelError;
 
     fn from_str(text: &str) -> Result<Self, LabelError> {
-        let allowed = |octet: u8| octet.is_ascii_alphanumeric() || b"-_.".contains(&octet);
+        let allowed = |octet: u8| octet.is_ascii_alphanumeric() || b"-_.@+".contains(&octet);
         let starts_well = text.bytes().next().is_some_and(|octet| octet.is_ascii_alphanumeric());
         if !starts_well || text.len() > Self::MAX_LEN || !text.bytes().all(allowed) {
             return Err(LabelError { value: text.to_owned() });
@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn labels_round_trip_or_are_refused_with_the_value() {
-        for text in ["my-app", "a", "node_1.rack-2", &"x".repeat(63)] {
+        for text in ["my-app", "a", "node_1.rack-2", "ada+pn@example.com", &"x".repeat(63)] {
             assert_eq!(text.parse::<Label>().unwrap().to_string(), text);
         }
         for text in ["", "-a", ".a", "a b", "é", "a\n", &"x".repeat(64)] {

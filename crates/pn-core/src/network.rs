@@ -1,5 +1,8 @@
 //! Private networks.
 
+use core::fmt;
+use core::net::{Ipv4Addr, Ipv6Addr};
+
 use crate::id::{NetworkId, ProjectId};
 use crate::net::Vni;
 use crate::project::Terms;
@@ -25,6 +28,55 @@ pub enum KeyScope {
     Container,
 }
 
+/// Which addresses the containers of a network have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Families {
+    /// IPv4 only.
+    #[default]
+    Ipv4,
+    /// IPv4, and IPv6 from a unique local /64 of the network's own.
+    DualStack,
+}
+
+/// The IPv6 prefix of a network: a /64 of unique local addresses (RFC 4193).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ipv6Prefix([u8; 8]);
+
+impl Ipv6Prefix {
+    /// Derives the prefix of a network from its id: `fd`, and the first 56 bits of its UUID. Networks do not reach each
+    /// other, so nothing happens where two are alike.
+    #[must_use]
+    pub const fn of_network(network: NetworkId) -> Self {
+        let [a, b, c, d, e, f, g, ..] = network.as_u128().to_be_bytes();
+        Self([0xfd, a, b, c, d, e, f, g])
+    }
+
+    /// Returns the address of the container that has an IPv4 address: the prefix, and that address in the last 32 bits.
+    #[must_use]
+    pub const fn address(self, address: Ipv4Addr) -> Ipv6Addr {
+        let high = (u64::from_be_bytes(self.0) as u128) << 64;
+        Ipv6Addr::from_bits(high | address.to_bits() as u128)
+    }
+
+    /// Returns the first address of the prefix.
+    #[must_use]
+    pub const fn network(self) -> Ipv6Addr {
+        self.address(Ipv4Addr::UNSPECIFIED)
+    }
+}
+
+impl fmt::Display for Ipv6Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/64", self.network())
+    }
+}
+
+impl fmt::Debug for Ipv6Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// A project's private network, as it was recorded when it was enabled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -37,10 +89,26 @@ pub struct Network {
     pub vni: Vni,
     /// Where its containers' addresses come from.
     pub subnet: Subnet,
+    /// Where its containers' IPv6 addresses come from, if they have any.
+    pub ipv6: Option<Ipv6Prefix>,
     /// How its packets are protected.
     pub encryption: Encryption,
     /// What a WireGuard identity stands for.
     pub key_scope: KeyScope,
     /// The terms under which it was enabled.
     pub terms: Option<Terms>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv6_address_is_unique_local_and_derived_from_the_ipv4_address() {
+        let prefix = Ipv6Prefix::of_network("pn-ad0fd6a1-d05e-40ea-bf63-c4f8a75a9d8c".parse().unwrap());
+        assert_eq!(prefix.to_string(), "fdad:fd6:a1d0:5e40::/64");
+        let address = prefix.address(Ipv4Addr::new(10, 240, 3, 254));
+        assert_eq!(address, "fdad:fd6:a1d0:5e40::af0:3fe".parse::<Ipv6Addr>().unwrap());
+        assert!(address.is_unique_local());
+    }
 }

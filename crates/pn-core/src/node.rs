@@ -8,8 +8,19 @@ use crate::mtu;
 use crate::net::PublicKey;
 use crate::network::Encryption;
 
+/// Whether a node takes new containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Availability {
+    /// It does.
+    #[default]
+    Open,
+    /// It keeps those it has and takes no new ones.
+    Draining,
+}
+
 /// A machine that runs containers, as every other node sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Node {
     /// Identifies it.
     pub id: NodeId,
@@ -21,11 +32,39 @@ pub struct Node {
     pub tunnel_address: IpAddr,
     /// Its WireGuard public key.
     pub public_key: PublicKey,
-    /// MTU of its underlay interface, in octets.
+    /// The key that is about to take the place of the other: peers know it and do not route to it yet.
+    pub next_public_key: Option<PublicKey>,
+    /// MTU of its underlay interface, in octets: 1500 unless it is set.
     pub underlay_mtu: u16,
+    /// How often it has registered: what an earlier registration says later is refused.
+    pub registration: u64,
+    /// Whether it takes new containers.
+    pub availability: Availability,
 }
 
 impl Node {
+    /// Makes a node on an Ethernet underlay, at its first registration, which takes containers.
+    #[must_use]
+    pub const fn new(
+        id: NodeId,
+        label: Label,
+        underlay: SocketAddr,
+        tunnel_address: IpAddr,
+        public_key: PublicKey,
+    ) -> Self {
+        Self {
+            id,
+            label,
+            underlay,
+            tunnel_address,
+            public_key,
+            next_public_key: None,
+            underlay_mtu: 1500,
+            registration: 0,
+            availability: Availability::Open,
+        }
+    }
+
     /// Returns the largest IP packet of a container that fits into one packet of this node's underlay, or `None` where
     /// nothing is left.
     #[must_use]

@@ -6,16 +6,13 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::app::Formation;
-use crate::container::{Container, Phase, Slot};
+use crate::container::Slot;
 use crate::container_type::ContainerType;
 use crate::id::{AppId, ContainerId, NetworkId, NodeId};
-use crate::mtu;
 use crate::name::Name;
 use crate::net::{MacAddr, Vni};
-use crate::network::{Encryption, KeyScope, Network};
+use crate::network::{Encryption, Ipv6Prefix, KeyScope};
 use crate::node::Node;
-use crate::policy::Policy;
 use crate::subnet::Subnet;
 
 /// Tells plans of one origin apart by age: a backend refuses what is older than what it has.
@@ -92,16 +89,16 @@ pub struct NodePlan {
     /// The node itself; `None` where the region does not know it (any more), and then there is nothing else either.
     pub host: Option<Arc<Node>>,
     /// The networks that have a container on this node.
-    pub networks: BTreeMap<NetworkId, Arc<NetworkPlan>>,
+    pub networks: Arc<BTreeMap<NetworkId, Arc<NetworkPlan>>>,
     /// The other nodes of these networks.
-    pub peers: BTreeMap<NodeId, Arc<Node>>,
+    pub peers: Arc<BTreeMap<NodeId, Arc<Node>>>,
 }
 
 impl NodePlan {
     /// Makes the plan with nothing in it. Realising it takes down everything.
     #[must_use]
-    pub const fn empty(node: NodeId, generation: Generation) -> Self {
-        Self { node, generation, host: None, networks: BTreeMap::new(), peers: BTreeMap::new() }
+    pub fn empty(node: NodeId, generation: Generation) -> Self {
+        Self { node, generation, host: None, networks: Arc::default(), peers: Arc::default() }
     }
 
     pub(crate) fn new(
@@ -113,7 +110,19 @@ impl NodePlan {
         let others: BTreeSet<NodeId> = networks.values().flat_map(|network| network.nodes.iter().copied()).collect();
         let others = others.into_iter().filter(|id| *id != host.id);
         let peers = others.filter_map(|id| node(id).map(|node| (id, node))).collect();
-        Self { node: host.id, generation, host: Some(host), networks, peers }
+        Self { node: host.id, generation, host: Some(host), networks: Arc::new(networks), peers: Arc::new(peers) }
+    }
+
+    /// Returns the plan without some networks, and without the nodes that nothing else is shared with: for a backend that
+    /// cannot do all of it.
+    #[must_use]
+    pub fn only(&self, keep: impl Fn(&NetworkPlan) -> bool) -> Self {
+        let Some(host) = &self.host else {
+            return self.clone();
+        };
+        let networks = self.networks.iter().filter(|(_, network)| keep(network));
+        let networks = networks.map(|(id, network)| (*id, Arc::clone(network))).collect();
+        Self::new(Arc::clone(host), self.generation, networks, |id| self.peers.get(&id).cloned())
     }
 
     /// Returns the zones of the networks on this node.
@@ -133,7 +142,7 @@ impl NodePlan {
             let published = published.zones.get(id)?;
             Some((*id, network.zone_meanwhile(published)))
         });
-        ZoneSet { generation: self.generation, zones: kept.collect() }
+        ZoneSet { generation: self.generation, stage: Stage::Meanwhile, zones: kept.collect() }
     }
 
     /// Returns a node of this plan, the host or a peer.
@@ -153,6 +162,8 @@ pub struct NetworkPlan {
     pub vni: Vni,
     /// Where its addresses come from.
     pub subnet: Subnet,
+    /// Where its IPv6 addresses come from, if it has any.
+    pub ipv6: Option<Ipv6Prefix>,
     /// The largest IP packet of its containers, in octets: what fits on every node it has a part on.
     pub mtu: u16,
     /// Where its containers reach their resolver.
@@ -170,45 +181,20 @@ pub struct NetworkPlan {
 }
 
 impl NetworkPlan {
-    pub(crate) fn build<'a>(
-        network: &Network,
-        policy: &Policy,
-        apps: impl Iterator<Item = (AppId, &'a Formation)>,
-        containers: impl Iterator<Item = &'a Container> + Clone,
-        node: impl Fn(NodeId) -> &'a Node,
-    ) -> Self {
-        let nodes: BTreeSet<NodeId> = containers.clone().map(|container| container.node).collect();
-        // A network on no node has packets nowhere; the number only has to be one that makes sense.
-        let mtus = nodes.iter().filter_map(|id| node(*id).network_mtu(network.encryption));
-        let mut endpoints: Box<[Endpoint]> = containers.clone().map(Endpoint::of).collect();
-        endpoints.sort_unstable_by_key(|endpoint| endpoint.address);
-        Self {
-            id: network.id,
-            vni: network.vni,
-            subnet: network.subnet,
-            mtu: mtus.min().unwrap_or(mtu::IPV4_MINIMUM),
-            resolver: policy.resolver,
-            encryption: network.encryption,
-            key_scope: network.key_scope,
-            endpoints,
-            nodes: nodes.into_iter().collect(),
-            zone: Arc::new(ZonePlan::build(network, policy, apps, containers)),
-        }
-    }
-
     fn zone_meanwhile(&self, published: &Arc<ZonePlan>) -> Arc<ZonePlan> {
         if Arc::ptr_eq(published, &self.zone) {
             return Arc::clone(published);
         }
-        let is_named = |of_type: &TypeNames, index: u32| {
-            of_type.containers.binary_search_by_key(&index, |(index, _)| *index).is_ok()
-        };
         let types = published.types.iter().filter_map(|before| {
             let after = self.zone.of_type(before.app, &before.container_type)?;
-            let kept = before
-                .containers
-                .iter()
-                .filter(|(index, address)| is_named(after, *index) && self.endpoint(*address).is_some());
+            let kept = before.containers.iter().filter(|(index, address)| {
+                let is_named = after.containers.binary_search_by_key(index, |(index, _)| *index).is_ok();
+                // The address may be another slot's by now.
+                let of_slot = |endpoint: &Endpoint| {
+                    *endpoint.of == (before.app, before.container_type) && endpoint.index == *index
+                };
+                is_named && self.endpoint(*address).is_some_and(of_slot)
+            });
             Some(TypeNames { containers: kept.copied().collect(), ..before.clone() })
         });
         Arc::new(ZonePlan { types: types.collect(), ..(*self.zone).clone() })
@@ -228,8 +214,11 @@ impl NetworkPlan {
     }
 }
 
+/// An app and a type of its containers, kept once for all that share it.
+pub(crate) type TypeKey = (AppId, ContainerType);
+
 /// A container as its network sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Endpoint {
     /// The container.
@@ -240,12 +229,15 @@ pub struct Endpoint {
     pub address: Ipv4Addr,
     /// The MAC address of its interface.
     pub mac: MacAddr,
+    pub(crate) of: Arc<TypeKey>,
+    pub(crate) index: u32,
 }
 
 impl Endpoint {
-    fn of(container: &Container) -> Self {
-        let (container, node, address) = (container.id, container.node, container.address);
-        Self { container, node, address, mac: MacAddr::of_ipv4(address) }
+    /// Returns the slot it fills.
+    #[must_use]
+    pub fn slot(&self) -> Slot {
+        Slot::new(self.of.0, self.of.1, self.index).expect("slots are numbered from 1")
     }
 }
 
@@ -257,6 +249,8 @@ pub struct ZonePlan {
     pub network: NetworkId,
     /// Where its addresses come from, and so its reverse zone.
     pub subnet: Subnet,
+    /// Where its IPv6 addresses come from, if it has any.
+    pub ipv6: Option<Ipv6Prefix>,
     /// Time to live of positive answers.
     pub ttl: Duration,
     /// Every type that an app of the network declares, ordered by app and type.
@@ -275,28 +269,6 @@ pub struct TypeNames {
 }
 
 impl ZonePlan {
-    fn build<'a>(
-        network: &Network,
-        policy: &Policy,
-        apps: impl Iterator<Item = (AppId, &'a Formation)>,
-        containers: impl Iterator<Item = &'a Container>,
-    ) -> Self {
-        let mut ready: BTreeMap<(AppId, ContainerType), Vec<(u32, Ipv4Addr)>> = BTreeMap::new();
-        for container in containers.filter(|container| container.phase == Phase::Ready) {
-            let of_type = ready.entry((container.slot.app(), container.slot.container_type())).or_default();
-            of_type.push((container.slot.index(), container.address));
-        }
-        let mut types = Vec::new();
-        for (app, formation) in apps {
-            for (container_type, _) in formation.types() {
-                let mut containers = ready.remove(&(app, *container_type)).unwrap_or_default();
-                containers.sort_unstable();
-                types.push(TypeNames { app, container_type: *container_type, containers: containers.into() });
-            }
-        }
-        Self { network: network.id, subnet: network.subnet, ttl: policy.ttl, types: types.into() }
-    }
-
     /// Returns the names of a declared type.
     #[must_use]
     pub fn of_type(&self, app: AppId, container_type: &ContainerType) -> Option<&TypeNames> {
@@ -309,23 +281,39 @@ impl ZonePlan {
     /// containers of the type.
     #[must_use]
     pub fn names(&self) -> Vec<(Name, Vec<Ipv4Addr>)> {
-        let mut names = Vec::new();
-        for types in self.types.chunk_by(|a, b| a.app == b.app) {
-            let app = types[0].app;
-            let web = types.iter().find(|of_type| of_type.container_type == ContainerType::web());
-            let addresses = |of_type: &TypeNames| of_type.containers.iter().map(|(_, address)| *address).collect();
-            names.extend(web.map(|web| (Name::app(self.network, app), addresses(web))));
-            for of_type in types {
-                names.push((Name::of_type(self.network, app, of_type.container_type), addresses(of_type)));
-                names.extend(of_type.containers.iter().map(|(index, address)| {
-                    let slot = Slot::new(app, of_type.container_type, *index).expect("planned slots have an index");
-                    (Name::container(self.network, &slot), vec![*address])
-                }));
-            }
+        let apps = self.types.chunk_by(|a, b| a.app == b.app);
+        apps.flat_map(|types| self.names_of(types[0].app)).collect()
+    }
+
+    /// Returns the names of one app, as [`names`](Self::names) does.
+    #[must_use]
+    pub fn names_of(&self, app: AppId) -> Vec<(Name, Vec<Ipv4Addr>)> {
+        let first = self.types.partition_point(|of_type| of_type.app < app);
+        let types = self.types[first..].iter().take_while(|of_type| of_type.app == app);
+        let addresses = |of_type: &TypeNames| of_type.containers.iter().map(|(_, address)| *address).collect();
+        let web = self.of_type(app, &ContainerType::web());
+        let mut names: Vec<(Name, Vec<Ipv4Addr>)> =
+            web.map(|web| (Name::app(self.network, app), addresses(web))).into_iter().collect();
+        for of_type in types {
+            names.push((Name::of_type(self.network, app, of_type.container_type), addresses(of_type)));
+            names.extend(of_type.containers.iter().map(|(index, address)| {
+                let slot = Slot::new(app, of_type.container_type, *index).expect("planned slots have an index");
+                (Name::container(self.network, &slot), vec![*address])
+            }));
         }
         names.retain(|(_, addresses)| !addresses.is_empty());
         names
     }
+}
+
+/// Where the names of a generation are in taking the place of those before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Stage {
+    /// The ways are being changed: only names that were there before and stay.
+    Meanwhile,
+    /// The ways are there: all names.
+    #[default]
+    Settled,
 }
 
 /// The zones that are to be served, of one generation.
@@ -333,13 +321,23 @@ impl ZonePlan {
 pub struct ZoneSet {
     /// The state's generation, from which serials follow.
     pub generation: Generation,
+    /// Which of the generation's two sets it is; the settled one is the later.
+    pub stage: Stage,
     /// The zone of each network.
     pub zones: BTreeMap<NetworkId, Arc<ZonePlan>>,
 }
 
 impl ZoneSet {
+    /// Returns the serial number of what is new in this set (RFC 1982): it grows with generation and stage, the same on
+    /// every server.
+    #[must_use]
+    pub const fn serial(&self) -> u32 {
+        // Serials are compared in a circle, so the low bits are enough.
+        (self.generation.get() as u32) << 1 | matches!(self.stage, Stage::Settled) as u32
+    }
+
     fn of(generation: Generation, networks: &BTreeMap<NetworkId, Arc<NetworkPlan>>) -> Self {
         let zones = networks.iter().map(|(id, network)| (*id, Arc::clone(&network.zone)));
-        Self { generation, zones: zones.collect() }
+        Self { generation, stage: Stage::Settled, zones: zones.collect() }
     }
 }

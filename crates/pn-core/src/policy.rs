@@ -3,6 +3,8 @@
 use core::net::Ipv4Addr;
 use core::time::Duration;
 
+use crate::container_type::TypeProfile;
+use crate::label::Label;
 use crate::subnet::Subnet;
 
 /// Whether something that needs a condition may go without it.
@@ -35,6 +37,13 @@ pub struct Policy {
     pub vni_rest: Duration,
     /// Time to live of positive DNS answers: 5 s.
     pub ttl: Duration,
+    /// How long a container that lost its name keeps its address at least before it is removed: as long as the name lives
+    /// in caches, 5 s.
+    pub drain: Duration,
+    /// Which container types apps may have: every label.
+    pub types: TypeProfile,
+    /// What the names of a container's environment variables start with, before an underscore: `SCALINGO`.
+    pub environment_prefix: Label,
     /// Where containers reach the resolver of their network: 169.254.53.53, link-local, so that it costs no address.
     pub resolver: Ipv4Addr,
     /// Whether enabling a private network needs accepted terms: required.
@@ -52,6 +61,9 @@ impl Default for Policy {
             address_rest: Duration::from_secs(60),
             vni_rest: Duration::from_secs(3600),
             ttl: Duration::from_secs(5),
+            drain: Duration::from_secs(5),
+            types: TypeProfile::Label,
+            environment_prefix: "SCALINGO".parse().expect("letters are a label"),
             resolver: Ipv4Addr::new(169, 254, 53, 53),
             terms: Requirement::Required,
             empty_project: Requirement::Required,

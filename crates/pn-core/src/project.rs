@@ -2,7 +2,7 @@
 
 use crate::id::{NetworkId, ProjectId};
 use crate::label::Label;
-use crate::network::{Encryption, KeyScope};
+use crate::network::{Encryption, Families, KeyScope};
 use crate::subnet::Subnet;
 use crate::time::Timestamp;
 
@@ -46,6 +46,8 @@ pub struct NetworkRequest {
     pub terms: Option<Terms>,
     /// Where addresses come from; the policy's subnet where nothing is asked for.
     pub subnet: Option<Subnet>,
+    /// Which addresses its containers have.
+    pub families: Families,
     /// How its packets are protected.
     pub encryption: Encryption,
     /// What a WireGuard identity stands for.
@@ -61,6 +63,7 @@ impl NetworkRequest {
             network,
             terms: Some(terms),
             subnet: None,
+            families: Families::Ipv4,
             encryption: Encryption::WireGuard,
             key_scope: KeyScope::Node,
         }

@@ -22,6 +22,12 @@ pub enum SubnetError {
         /// The prefix that was given.
         value: String,
     },
+    /// No host can have such an address.
+    #[error("subnet {value} cannot be used: its addresses are not those of single hosts")]
+    NotUnicast {
+        /// The prefix that was given.
+        value: String,
+    },
     /// Bits to the right of the prefix are set.
     #[error("subnet {value} has host bits set: write {network}")]
     HostBits {
@@ -55,11 +61,15 @@ impl Subnet {
     /// Makes a subnet from a prefix without host bits.
     ///
     /// # Errors
-    /// [`SubnetError::PrefixLength`] and [`SubnetError::HostBits`].
+    /// [`SubnetError::PrefixLength`], [`SubnetError::NotUnicast`] for 0.0.0.0/8, 127.0.0.0/8 and everything from 224.0.0.0,
+    /// and [`SubnetError::HostBits`].
     pub fn new(network: Ipv4Addr, prefix_len: u8) -> Result<Self, SubnetError> {
         let value = || format!("{network}/{prefix_len}");
         if !(Self::MIN_PREFIX_LEN..=Self::MAX_PREFIX_LEN).contains(&prefix_len) {
             return Err(SubnetError::PrefixLength { value: value() });
+        }
+        if matches!(network.octets()[0], 0 | 127 | 224..) {
+            return Err(SubnetError::NotUnicast { value: value() });
         }
         let mask = u32::MAX << (32 - u32::from(prefix_len));
         let truncated = Self { network: Ipv4Addr::from_bits(network.to_bits() & mask), prefix_len };
@@ -91,6 +101,13 @@ impl Subnet {
     #[must_use]
     pub const fn capacity(self) -> u32 {
         (1 << (32 - self.prefix_len as u32)) - 2
+    }
+
+    /// Returns whether an address is one of the prefix, the first and the last included.
+    #[must_use]
+    pub const fn contains(self, address: Ipv4Addr) -> bool {
+        let first = self.network.to_bits();
+        address.to_bits() >= first && address.to_bits() - first <= self.capacity() + 1
     }
 
     /// Returns the address with an ordinal from 1 to [`capacity`](Self::capacity), `None` outside of that.
@@ -147,6 +164,9 @@ mod tests {
         for text in ["10.0.0.0/7", "10.240.0.0/30", "10.240.0.0/31", "10.240.0.0/32", "0.0.0.0/0"] {
             assert_eq!(text.parse::<Subnet>(), Err(SubnetError::PrefixLength { value: text.to_owned() }));
         }
+        for text in ["0.0.0.0/8", "0.1.0.0/16", "127.0.0.0/24", "224.0.0.0/24", "239.1.0.0/22", "255.255.255.0/24"] {
+            assert_eq!(text.parse::<Subnet>(), Err(SubnetError::NotUnicast { value: text.to_owned() }));
+        }
         let error = "10.240.0.1/22".parse::<Subnet>().unwrap_err();
         assert_eq!(error, SubnetError::HostBits { value: "10.240.0.1/22".to_owned(), network: Subnet::DEFAULT });
         assert_eq!(error.to_string(), "subnet 10.240.0.1/22 has host bits set: write 10.240.0.0/22");
@@ -165,7 +185,7 @@ mod tests {
     proptest! {
         /// N1: against a naive model that lists every address of the prefix.
         #[test]
-        fn n1_arithmetic_equals_listing(bits: u32, prefix_len in 20u8..=29) {
+        fn n1_arithmetic_equals_listing(bits in 0x0100_0000u32..0x7f00_0000, prefix_len in 20u8..=29) {
             let net = Ipv4Net::new(Ipv4Addr::from_bits(bits), prefix_len).unwrap().trunc();
             let subnet = Subnet::new(net.addr(), prefix_len).unwrap();
             let listed: Vec<Ipv4Addr> = net.hosts().collect();
@@ -179,7 +199,7 @@ mod tests {
         }
 
         #[test]
-        fn n1_every_prefix_length(bits: u32, prefix_len in 8u8..=29, ordinal: u32) {
+        fn n1_every_prefix_length(bits in 0x8000_0000u32..0xe000_0000, prefix_len in 8u8..=29, ordinal: u32) {
             let net = Ipv4Net::new(Ipv4Addr::from_bits(bits), prefix_len).unwrap().trunc();
             let subnet = Subnet::new(net.addr(), prefix_len).unwrap();
             prop_assert_eq!(u64::from(subnet.capacity()), (1u64 << (32 - prefix_len)) - 2);
@@ -193,6 +213,7 @@ mod tests {
             let other = Ipv4Addr::from_bits(ordinal);
             let usable = net.contains(&other) && other != net.addr() && other != net.broadcast();
             prop_assert_eq!(subnet.ordinal(other).is_some(), usable);
+            prop_assert_eq!(subnet.contains(other), net.contains(&other));
         }
     }
 }

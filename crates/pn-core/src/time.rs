@@ -5,14 +5,17 @@ use core::time::Duration;
 
 /// A moment, in milliseconds since the Unix epoch, that the caller passes in.
 ///
-/// Only differences matter to the model, so tests may start at [`Timestamp::ZERO`]. A clock that goes back lengthens rests
-/// and never shortens them.
+/// Only differences matter to the model, so tests may start at [`Timestamp::ZERO`]. For a [`State`](crate::State) time does not
+/// go back: a moment before the last accepted change counts as that of the change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(u64);
 
 impl Timestamp {
     /// The epoch itself.
     pub const ZERO: Self = Self(0);
+
+    /// The last moment there is.
+    pub const MAX: Self = Self(u64::MAX);
 
     /// Makes a moment from milliseconds since the epoch.
     #[must_use]

@@ -30,14 +30,13 @@ impl Model {
             let request = NetworkRequest::new(project, network(n), terms.clone());
             model.apply(Change::EnablePrivateNetwork(request));
         }
-        model.apply(Change::AddNode(Node {
-            id: NodeId::from_u128(1),
-            label: "node-1".parse().unwrap(),
-            underlay: "192.0.2.1:51820".parse().unwrap(),
-            tunnel_address: "100.64.0.1".parse().unwrap(),
-            public_key: PublicKey::new([1; 32]),
-            underlay_mtu: 1500,
-        }));
+        model.apply(Change::AddNode(Node::new(
+            NodeId::from_u128(1),
+            "node-1".parse().unwrap(),
+            "192.0.2.1:51820".parse().unwrap(),
+            "100.64.0.1".parse().unwrap(),
+            PublicKey::new([1; 32]),
+        )));
         model
     }
 
@@ -69,7 +68,7 @@ impl Model {
 
     pub(crate) fn zone(&self, n: u128) -> Zone {
         let zones = self.zones();
-        Zone::new(Arc::clone(&zones.zones[&network(n)]), zones.generation)
+        Zone::new(Arc::clone(&zones.zones[&network(n)]), zones.serial())
     }
 }
 

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use fastrand::Rng;
 use pn_core::{
-    Action, BackendError, DnsBackend, Generation, NetworkId, Report, Resolver, Transport, ZonePlan, ZoneSet,
+    Action, BackendError, DnsBackend, Generation, NetworkId, Report, Resolver, Stage, Transport, ZonePlan, ZoneSet,
 };
 
 use crate::answer::{View, answer};
@@ -17,7 +17,7 @@ use crate::zone::Zone;
 /// The zones of every network, replaced as a whole by each `publish` and read without a lock by each query.
 ///
 /// When `publish` returns, every query that starts later sees the change. The serial number of a zone changes only when
-/// the zone does: it is the generation of the set that last changed it.
+/// the zone does: it is that of the set that last changed it.
 ///
 /// A network that is not published is not known: what is asked from inside it gets SERVFAIL.
 #[derive(Debug)]
@@ -30,9 +30,10 @@ pub struct Names {
 }
 
 /// Zones of one generation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Published {
     generation: Generation,
+    stage: Stage,
     zones: BTreeMap<NetworkId, Arc<Zone>>,
 }
 
@@ -40,7 +41,10 @@ impl Names {
     /// Makes names with nothing published. The seed decides the order of addresses in answers.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { published: ArcSwap::default(), publishing: Mutex::new(()), seed: AtomicU64::new(seed) }
+        // Before any set, so that the first meanwhile-set is taken, too.
+        let (generation, stage) = (Generation::ZERO, Stage::Meanwhile);
+        let published = ArcSwap::from_pointee(Published { generation, stage, zones: BTreeMap::new() });
+        Self { published, publishing: Mutex::new(()), seed: AtomicU64::new(seed) }
     }
 
     /// Returns the generation that is published.
@@ -60,7 +64,7 @@ impl Names {
     pub fn published(&self) -> ZoneSet {
         let published = self.published.load();
         let zones = published.zones.iter().map(|(network, zone)| (*network, Arc::clone(zone.plan())));
-        ZoneSet { generation: published.generation, zones: zones.collect() }
+        ZoneSet { generation: published.generation, stage: published.stage, zones: zones.collect() }
     }
 
     fn replace(&self, set: &ZoneSet) -> Report {
@@ -68,7 +72,7 @@ impl Names {
         let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.published.load();
         let generation = set.generation;
-        if generation < old.generation {
+        if (generation, set.stage) < (old.generation, old.stage) {
             return Report::refused(generation, BackendError::superseded(generation, old.generation));
         }
         let mut report = Report::new(generation);
@@ -79,7 +83,7 @@ impl Names {
                 before => {
                     let action = if before.is_some() { Action::Updated } else { Action::Created };
                     report.record(format_args!("zone {network}"), Ok(action));
-                    Arc::new(Zone::new(Arc::clone(plan), generation))
+                    Arc::new(Zone::new(Arc::clone(plan), set.serial()))
                 }
             };
             zones.insert(*network, zone);
@@ -87,7 +91,7 @@ impl Names {
         for network in old.zones.keys().filter(|network| !zones.contains_key(*network)) {
             report.record(format_args!("zone {network}"), Ok(Action::Removed));
         }
-        self.published.store(Arc::new(Published { generation, zones }));
+        self.published.store(Arc::new(Published { generation, stage: set.stage, zones }));
         tracing::debug!(%generation, changes = report.outcomes.len(), "published names");
         report
     }

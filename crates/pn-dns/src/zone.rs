@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use pn_core::name::SUFFIX;
-use pn_core::{AppId, ContainerType, Generation, Name, NameScope, NetworkId, ZonePlan};
+use pn_core::{AppId, ContainerType, Name, NameScope, NetworkId, ZonePlan};
 
 /// The longest that an answer without addresses is kept, in seconds: scaling from zero is to be seen at once.
 const NEGATIVE_TTL: u32 = 1;
@@ -40,12 +40,11 @@ pub struct Zone {
 }
 
 impl Zone {
-    /// Makes the zone of a network, as of a generation.
+    /// Makes the zone of a network, with the serial number of the set it came in.
     #[must_use]
-    pub fn new(plan: Arc<ZonePlan>, generation: Generation) -> Self {
+    pub fn new(plan: Arc<ZonePlan>, serial: u32) -> Self {
         let label = plan.network.to_string();
-        // RFC 1982: serials are compared in a circle, so the low bits are enough.
-        Self { plan, serial: generation.get() as u32, label }
+        Self { plan, serial, label }
     }
 
     /// Returns the network.
@@ -60,7 +59,7 @@ impl Zone {
         &self.plan
     }
 
-    /// Returns the serial number of its SOA record: the generation in which its names last changed, modulo 2^32.
+    /// Returns the serial number of its SOA record: that of the set in which its names last changed.
     #[must_use]
     pub const fn serial(&self) -> u32 {
         self.serial

@@ -86,26 +86,25 @@ fn plans() -> (Host, Vec<NodePlan>) {
     }
     apply(first);
     apply(vec![start(1, 1, 1, 1), start(2, 1, 2, 2), start(3, 2, 1, 1), start(4, 2, 2, 3)]);
-    apply(vec![start(5, 1, 3, 1), Change::Remove(container(4))]);
-    apply(vec![Change::Remove(container(2)), start(6, 1, 2, 3), Change::Stop(container(5))]);
+    apply(vec![start(5, 1, 3, 1), Change::Fail(container(4))]);
+    apply(vec![Change::Fail(container(2)), start(6, 1, 2, 3), Change::Stop(container(5))]);
     let mut moved = node(3, keys[2].public_key());
     moved.underlay.set_port(51_821);
     moved.underlay_mtu = 1400;
     apply(vec![Change::UpdateNode(moved)]);
-    apply(vec![Change::Remove(container(1)), Change::Remove(container(5))]);
-    apply(vec![Change::Remove(container(3))]);
+    apply(vec![Change::Fail(container(1)), Change::Fail(container(5))]);
+    apply(vec![Change::Fail(container(3))]);
     (Host { node: here.clone(), private_key: keys[0].clone() }, plans)
 }
 
 fn node(n: u8, public_key: PublicKey) -> Node {
-    Node {
-        id: NodeId::from_u128(n.into()),
-        label: format!("node-{n}").parse().expect("a label"),
-        underlay: format!("127.0.0.{n}:51820").parse().expect("an address"),
-        tunnel_address: format!("100.64.0.{n}").parse().expect("an address"),
+    Node::new(
+        NodeId::from_u128(n.into()),
+        format!("node-{n}").parse().expect("a label"),
+        format!("127.0.0.{n}:51820").parse().expect("an address"),
+        format!("100.64.0.{n}").parse().expect("an address"),
         public_key,
-        underlay_mtu: 1500,
-    }
+    )
 }
 
 fn project(n: u128) -> Vec<Change> {

@@ -52,27 +52,22 @@ fn n3_release_is_idempotent() {
 /// The naive model: every number's whole state, searched from end to end.
 #[derive(Default)]
 struct Model {
-    /// Number → who has it, or who had it and when it was given back.
+    /// Number → who has it, or who gave it back and when.
     numbers: BTreeMap<u32, Result<u8, (Timestamp, u8)>>,
-    /// Owner → the number it gave back last, unless somebody took it since.
-    last: BTreeMap<u8, u32>,
 }
 
 impl Model {
     fn take(&mut self, capacity: u32, owner: u8, now: Timestamp) -> Result<u32, Exhausted> {
-        let free =
-            |(number, state): (&u32, &Result<u8, (Timestamp, u8)>)| state.err().map(|(since, _)| (since, *number));
-        let oldest = self.numbers.iter().filter_map(free).min();
-        let own = self.last.get(&owner).copied();
-        let number = match (own.or_else(|| (1..=capacity).find(|n| !self.numbers.contains_key(n))), oldest) {
-            (Some(number), _) => number,
-            (None, None) => return Err(Exhausted::InUse),
-            (None, Some((since, _))) if now < since.after(REST) => {
-                return Err(Exhausted::Resting { until: since.after(REST) });
-            }
-            (None, Some((_, number))) => number,
+        let free = |(number, state): (&u32, &Result<u8, _>)| state.err().map(|(since, by)| (since, *number, by));
+        let free: Vec<(Timestamp, u32, u8)> = self.numbers.iter().filter_map(free).collect();
+        let rests = |since: Timestamp| now < since.after(REST);
+        let own = free.iter().filter(|(since, _, by)| *by == owner && rests(*since)).max();
+        let fresh = (1..=capacity).find(|number| !self.numbers.contains_key(number));
+        let rested = free.iter().filter(|(since, ..)| !rests(*since)).min().map(|(_, number, _)| *number);
+        let Some(number) = own.map(|(_, number, _)| *number).or(fresh).or(rested) else {
+            let first = free.iter().map(|(since, ..)| since.after(REST)).min();
+            return Err(first.map_or(Exhausted::InUse, |until| Exhausted::Resting { until }));
         };
-        self.last.retain(|_, last| *last != number);
         self.numbers.insert(number, Ok(owner));
         Ok(number)
     }
@@ -82,7 +77,6 @@ impl Model {
             && let Ok(owner) = *state
         {
             *state = Err((now, owner));
-            self.last.insert(owner, number);
         }
     }
 }

@@ -1,9 +1,9 @@
-use core::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::app::FormationError;
 use crate::container::Slot;
+use crate::container_type::ContainerType;
 use crate::id::{AppId, ContainerId, NetworkId, NodeId, ProjectId};
-use crate::mtu;
 use crate::subnet::Subnet;
 use crate::time::Timestamp;
 
@@ -33,6 +33,14 @@ pub enum ApplyError {
     /// The id is taken.
     #[error("private network {network} exists already")]
     NetworkExists { network: NetworkId },
+    /// The id and the VNI of a network that was disabled rest.
+    #[error("private network {network} was disabled: its id cannot be used again until {until}")]
+    NetworkResting { network: NetworkId, until: Timestamp },
+    /// Containers could not tell the resolver from a neighbour.
+    #[error(
+        "private network {network} with {subnet} cannot have its resolver at {resolver}: a single address outside of the subnet is needed"
+    )]
+    Resolver { network: NetworkId, subnet: Subnet, resolver: Ipv4Addr },
     /// Every VNI is in use.
     #[error("private network {network} cannot be created: all 16777215 VNIs are in use")]
     VnisInUse { network: NetworkId },
@@ -54,6 +62,15 @@ pub enum ApplyError {
     /// The formation does not fit the app's.
     #[error("app {app} cannot be scaled")]
     Formation { app: AppId, source: FormationError },
+    /// The platform keeps the type for itself.
+    #[error("app {app} cannot have containers of type {container_type}, which the platform keeps for itself")]
+    ReservedType { app: AppId, container_type: ContainerType },
+    /// The region's profile takes other types only.
+    #[error("app {app} cannot have containers of type {container_type}: this region takes 1 to 24 letters and digits")]
+    TypeProfile { app: AppId, container_type: ContainerType },
+    /// The type must have no container.
+    #[error("app {app} has {count} containers of type {container_type}: it must have none")]
+    TypeHasContainers { app: AppId, container_type: ContainerType, count: usize },
     /// No node has this id.
     #[error("node {node} does not exist")]
     UnknownNode { node: NodeId },
@@ -66,9 +83,25 @@ pub enum ApplyError {
     /// The tunnel address must be one that a packet can come from.
     #[error("node {node} has tunnel address {address}, which no packet can come from")]
     NodeTunnelAddress { node: NodeId, address: IpAddr },
-    /// What is left for containers is too small for IPv4.
-    #[error("node {node} has underlay MTU {underlay_mtu}, which leaves {left} octets to containers: at least {min} are needed", min = mtu::IPV4_MINIMUM)]
-    NodeMtu { node: NodeId, underlay_mtu: u16, left: u16 },
+    /// What is left for containers is too small for their IP.
+    #[error(
+        "node {node} has underlay MTU {underlay_mtu}, which leaves {left} octets to containers: at least {least} are needed"
+    )]
+    NodeMtu { node: NodeId, underlay_mtu: u16, left: u16, least: u16 },
+    /// Packets cannot go from one family of addresses to the other.
+    #[error(
+        "nodes {node} and {other} cannot both be in private network {network}: one has IPv4 and the other IPv6 addresses"
+    )]
+    NodeFamilies { node: NodeId, other: NodeId, network: NetworkId },
+    /// The node has registered again since.
+    #[error("node {node} is fenced: registration {given} is older than {known}")]
+    Fenced { node: NodeId, given: u64, known: u64 },
+    /// The node takes no new containers.
+    #[error("node {node} is draining and takes no new containers")]
+    NodeDraining { node: NodeId },
+    /// There is no key to promote.
+    #[error("node {node} has not offered a next public key")]
+    NoKeyOffered { node: NodeId },
     /// An address or key may belong to one node only.
     #[error("nodes {node} and {other} cannot both have {shared}")]
     NodesShare { node: NodeId, other: NodeId, shared: String },
@@ -82,8 +115,8 @@ pub enum ApplyError {
     #[error("container {container} exists already")]
     ContainerExists { container: ContainerId },
     /// The app's formation does not declare the slot's type.
-    #[error("slot {slot} has a type that its app does not declare: scale it first")]
-    UndeclaredType { slot: Slot },
+    #[error("app {app} does not declare the container type {container_type}: scale it first")]
+    UndeclaredType { app: AppId, container_type: ContainerType },
     /// The app's formation has fewer containers of the type.
     #[error("slot {slot} is beyond its app's formation, which has {count} of that type")]
     BeyondFormation { slot: Slot, count: u32 },
@@ -93,6 +126,12 @@ pub enum ApplyError {
     /// Only a ready container can be replaced.
     #[error("container {container} is not ready, so it cannot be replaced")]
     NotReady { container: ContainerId },
+    /// Only a draining container can be removed.
+    #[error("container {container} is live: stop it first, or say that it failed")]
+    Live { container: ContainerId },
+    /// Caches may still know its name.
+    #[error("container {container} has to drain until {until}")]
+    StillDraining { container: ContainerId, until: Timestamp },
     /// A draining container does not come back.
     #[error("container {container} is draining and cannot be ready again")]
     Draining { container: ContainerId },

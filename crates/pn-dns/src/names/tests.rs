@@ -35,26 +35,42 @@ fn a_publication_replaces_the_one_before_and_reports_what_changed() {
 
     let stopped = model.run(3, "worker", 2);
     check(&names, &model, &[(Action::Updated, 1)]);
-    assert_eq!(u64::from(names.zone(network(1)).unwrap().serial()), model.state.generation().get());
+    assert_eq!(names.zone(network(1)).unwrap().serial(), model.state.plan().zones().serial());
     assert!(Arc::ptr_eq(&names.zone(network(2)).unwrap(), &second), "the serial changes when the zone does");
 
     // A change of the network that leaves its names as they are: a draining container ends.
     model.apply(Change::Stop(stopped));
     check(&names, &model, &[(Action::Updated, 1)]);
     let before = names.zone(network(1)).unwrap();
-    model.apply(Change::Remove(stopped));
+    model.apply(Change::Fail(stopped));
     check(&names, &model, &[]);
     assert!(Arc::ptr_eq(&names.zone(network(1)).unwrap(), &before));
     assert_ne!(before.serial(), first.serial());
 
     let gone = model.state.containers(network(2)).next().unwrap().id;
-    model.apply(Change::Remove(gone));
+    model.apply(Change::Fail(gone));
     model.apply(Change::RemoveApp(app(2)));
     model.apply(Change::DisablePrivateNetwork(ProjectId::from_u128(2)));
     assert!(matches!(ask(&names, 2, "ap2.pn2.^"), Reply::Addresses(_)));
     check(&names, &model, &[(Action::Removed, 2)]);
     assert_eq!(ask(&names, 2, "ap2.pn2.^"), Reply::Failed(2), "the network is not known any more");
     assert!(matches!(ask(&names, 1, "ap1.pn1.^"), Reply::Addresses(_)));
+}
+
+#[test]
+fn x4_a_settled_set_is_not_taken_back_by_the_one_meanwhile() {
+    let (names, model) = (Names::new(1), shop());
+    let settled = model.zones();
+    let meanwhile = ZoneSet { stage: Stage::Meanwhile, ..settled.clone() };
+    let serial = |names: &Names| names.zone(network(1)).map(|zone| zone.serial());
+    assert!(names.replace(&ZoneSet { zones: BTreeMap::new(), ..meanwhile.clone() }).failures().next().is_none());
+    assert_eq!(serial(&names), None);
+    assert!(names.replace(&settled).failures().next().is_none());
+    assert_eq!(serial(&names), Some(settled.serial()));
+    assert!(settled.serial() > meanwhile.serial(), "two contents never have one serial");
+    let late = names.replace(&meanwhile).into_result().unwrap_err();
+    assert_eq!(late.kind(), pn_core::ErrorKind::Superseded);
+    assert_eq!(names.published(), settled);
 }
 
 #[test]

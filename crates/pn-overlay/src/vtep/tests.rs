@@ -17,14 +17,13 @@ fn state() -> State {
     let mut apply = |change| assert!(state.apply(Timestamp::ZERO, change).is_ok());
     let label = || "x".parse().unwrap();
     for n in 1..=3u8 {
-        apply(Change::AddNode(Node {
-            id: node(n.into()),
-            label: label(),
-            underlay: format!("192.0.2.{n}:51820").parse().unwrap(),
-            tunnel_address: tunnel_address(n),
-            public_key: PublicKey::new([n; 32]),
-            underlay_mtu: 1500,
-        }));
+        apply(Change::AddNode(Node::new(
+            node(n.into()),
+            label(),
+            format!("192.0.2.{n}:51820").parse().unwrap(),
+            tunnel_address(n),
+            PublicKey::new([n; 32]),
+        )));
     }
     for n in [1, 2] {
         let (project, app) = (ProjectId::from_u128(n), AppId::from_u128(n));
