@@ -373,8 +373,7 @@ fn types_are_declared_reserved_and_undeclared() {
     );
     state.apply(T0, Change::Fail(container(1))).unwrap();
     state.apply(T0, undeclare("cron")).unwrap();
-    let mut policy = Policy::default();
-    policy.types = crate::TypeProfile::Strict;
+    let policy = Policy { types: crate::TypeProfile::Strict, ..Policy::default() };
     let mut strict = State::new(Region::with_policy(policy));
     strict.apply(T0, Change::AddProject(Project::new(project(1), "p".parse().unwrap()))).unwrap();
     for change in add_app(1, 1, "worker1:1") {
