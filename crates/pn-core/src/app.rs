@@ -1,12 +1,10 @@
 //! Apps and their formations.
 
-use core::fmt;
-use core::str::FromStr;
-use std::collections::BTreeMap;
-
 use crate::container_type::{ContainerType, ContainerTypeError};
 use crate::id::{AppId, ProjectId};
 use crate::label::Label;
+use core::fmt;
+use core::str::FromStr;
 
 /// What a platform knows of an app that decides whether it may be private.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -54,7 +52,7 @@ impl App {
 /// # Ok::<(), pn_core::FormationError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Formation(BTreeMap<ContainerType, u32>);
+pub struct Formation(Vec<(ContainerType, u32)>);
 
 /// Why a text is not a [`Formation`], or one does not fit another.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -105,7 +103,7 @@ impl Formation {
     /// Makes a formation with `count` containers of type `web`.
     #[must_use]
     pub fn web(count: u32) -> Self {
-        Self(BTreeMap::from([(ContainerType::web(), count)]))
+        Self(vec![(ContainerType::web(), count)])
     }
 
     /// Returns the declared types and their counts, in order.
@@ -116,17 +114,32 @@ impl Formation {
     /// Returns the count of a declared type.
     #[must_use]
     pub fn count(&self, container_type: &ContainerType) -> Option<u32> {
-        self.0.get(container_type).copied()
+        self.declared(container_type).map(|(_, count)| count)
     }
 
     /// Returns a declared type in the spelling of the formation, with its count.
     #[must_use]
     pub fn declared(&self, container_type: &ContainerType) -> Option<(&ContainerType, u32)> {
-        self.0.get_key_value(container_type).map(|(declared, count)| (declared, *count))
+        self.find(container_type).ok().map(|at| (&self.0[at].0, self.0[at].1))
     }
 
     pub(crate) fn undeclare(&mut self, container_type: &ContainerType) {
-        self.0.remove(container_type);
+        if let Ok(at) = self.find(container_type) {
+            self.0.remove(at);
+        }
+    }
+
+    /// Finds a type, or where it would stand; types are kept in order.
+    fn find(&self, container_type: &ContainerType) -> Result<usize, usize> {
+        self.0.binary_search_by_key(container_type, |(declared, _)| *declared)
+    }
+
+    /// Puts a count for a type, in the spelling that is there already if there is one.
+    fn put(&mut self, container_type: ContainerType, count: u32) {
+        match self.find(&container_type) {
+            Ok(at) => self.0[at].1 = count,
+            Err(at) => self.0.insert(at, (container_type, count)),
+        }
     }
 
     /// Returns whether the app has no `web` container, so that nothing public leads to it.
@@ -142,12 +155,12 @@ impl Formation {
     pub fn scaled(&self, other: &Self) -> Result<Self, FormationError> {
         let mut scaled = self.clone();
         for (given, count) in other.types() {
-            if let Some((existing, _)) = self.0.get_key_value(given)
+            if let Some((existing, _)) = self.declared(given)
                 && existing.as_str() != given.as_str()
             {
                 return Err(FormationError::CaseTwin { existing: *existing, given: *given });
             }
-            scaled.0.insert(*given, count);
+            scaled.put(*given, count);
         }
         Ok(scaled)
     }
@@ -157,7 +170,7 @@ impl FromStr for Formation {
     type Err = FormationError;
 
     fn from_str(text: &str) -> Result<Self, FormationError> {
-        let mut types = BTreeMap::new();
+        let mut formation = Self::default();
         for item in text.split_ascii_whitespace() {
             let owned = || item.to_owned();
             let (given, count) = item.split_once(':').ok_or_else(|| FormationError::Syntax { item: owned() })?;
@@ -166,17 +179,16 @@ impl FromStr for Formation {
             let digits = !count.is_empty() && count.bytes().all(|octet| octet.is_ascii_digit());
             let count = count.parse().ok().filter(|count| digits && *count <= Self::MAX_COUNT);
             let count = count.ok_or_else(|| FormationError::Count { item: owned() })?;
-            if let Some((existing, _)) = types.get_key_value(&given) {
-                let existing: ContainerType = *existing;
+            if let Some((&existing, _)) = formation.declared(&given) {
                 return Err(if existing.as_str() == given.as_str() {
                     FormationError::Twice { container_type: given }
                 } else {
                     FormationError::CaseTwin { existing, given }
                 });
             }
-            types.insert(given, count);
+            formation.put(given, count);
         }
-        Ok(Self(types))
+        Ok(formation)
     }
 }
 

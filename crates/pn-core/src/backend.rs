@@ -141,7 +141,7 @@ impl From<&NodePlan> for Observed {
         let networks = plan.networks.iter().map(|(id, network)| {
             let endpoints = network.endpoints.iter().filter_map(|endpoint| {
                 let via = plan.member(endpoint.node)?.tunnel_address;
-                Some((endpoint.address, ObservedEndpoint { mac: endpoint.mac, via }))
+                Some((endpoint.address, ObservedEndpoint { mac: endpoint.mac(), via }))
             });
             let (vni, subnet, mtu) = (network.vni, network.subnet, network.mtu);
             (*id, ObservedNetwork { vni, subnet, mtu, endpoints: endpoints.collect() })

@@ -227,13 +227,17 @@ pub struct Endpoint {
     pub node: NodeId,
     /// Its address.
     pub address: Ipv4Addr,
-    /// The MAC address of its interface.
-    pub mac: MacAddr,
     pub(crate) of: Arc<TypeKey>,
     pub(crate) index: u32,
 }
 
 impl Endpoint {
+    /// Returns the MAC address of its interface, which follows from its address.
+    #[must_use]
+    pub const fn mac(&self) -> MacAddr {
+        MacAddr::of_ipv4(self.address)
+    }
+
     /// Returns the slot it fills.
     #[must_use]
     pub fn slot(&self) -> Slot {

@@ -187,10 +187,10 @@ struct NetworkState {
     addresses: Pool<Slot>,
     /// Its containers, by the ordinal of their address.
     members: BTreeMap<u32, Member>,
-    /// The live containers of each type that has any.
-    types: BTreeMap<TypeKey, TypeState>,
-    /// The nodes its containers run on.
-    parts: BTreeMap<NodeId, Part>,
+    /// The live containers of each type that has any, in the order of their keys.
+    types: Vec<TypeState>,
+    /// The nodes its containers run on, in order.
+    parts: Vec<Part>,
     plan: Cached<NetworkPlan>,
     zone: Cached<ZonePlan>,
 }
@@ -202,7 +202,28 @@ struct Member {
     of: Arc<TypeKey>,
     index: u32,
     node: NodeId,
-    phase: Phase,
+    phase: PackedPhase,
+}
+
+/// A phase in one word: 0 is starting, 1 ready, everything else the moment since when it drains, two milliseconds on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct PackedPhase(u64);
+
+impl PackedPhase {
+    const STARTING: Self = Self(0);
+    const READY: Self = Self(1);
+
+    const fn draining(since: Timestamp) -> Self {
+        Self(since.as_millis().saturating_add(2))
+    }
+
+    const fn get(self) -> Phase {
+        match self.0 {
+            0 => Phase::Starting,
+            1 => Phase::Ready,
+            since => Phase::Draining { since: Timestamp::from_millis(since - 2) },
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -221,6 +242,7 @@ struct Live {
 /// What a network has on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Part {
+    node: NodeId,
     containers: u32,
     /// What the node leaves of its MTU to the network.
     mtu: u16,
@@ -229,8 +251,8 @@ struct Part {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct NodeState {
     node: Arc<Node>,
-    /// The networks it runs containers of.
-    networks: BTreeSet<NetworkId>,
+    /// The networks it runs containers of, in order.
+    networks: Vec<NetworkId>,
 }
 
 /// A value derived from what stands beside it, so equal whenever that is.
@@ -435,7 +457,7 @@ impl NetworkState {
             slot: member.slot(),
             node: member.node,
             address: self.network.subnet.address(ordinal).expect("members have ordinals of the subnet"),
-            phase: member.phase,
+            phase: member.phase.get(),
         }
     }
 }

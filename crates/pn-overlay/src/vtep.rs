@@ -117,11 +117,11 @@ impl Vtep {
         }
         let packet = Ipv4Packet::parse(frame.payload).ok_or(DropReason::NotIp)?;
         let source = network.endpoint(packet.source());
-        if source.is_none_or(|source| source.node != from || source.mac != frame.source) {
+        if source.is_none_or(|source| source.node != from || source.mac() != frame.source) {
             return Err(DropReason::ForgedSource);
         }
         let to = network.endpoint(packet.destination());
-        let to = to.filter(|to| to.node == self.plan.node && to.mac == frame.destination);
+        let to = to.filter(|to| to.node == self.plan.node && to.mac() == frame.destination);
         let to = to.ok_or(DropReason::UnknownDestination)?;
         if packet.octets().len() > usize::from(network.mtu) {
             return Err(DropReason::TooBig);
@@ -146,7 +146,7 @@ fn encapsulate(
     let len = UdpPacket::write_headers(buffer, (host, port), (via, vxlan::PORT), inner);
     buffer.truncate(len);
     buffer.extend_from_slice(&vxlan::header(network.vni));
-    buffer.extend_from_slice(&EthernetFrame::header(to.mac, from.mac, ETHERTYPE_IPV4));
+    buffer.extend_from_slice(&EthernetFrame::header(to.mac(), from.mac(), ETHERTYPE_IPV4));
     buffer.extend_from_slice(packet.octets());
 }
 

@@ -4,7 +4,7 @@ use core::num::NonZeroU32;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{ApplyError, Live, Member, NetworkState, Part, State, TypeState};
+use super::{ApplyError, Live, Member, NetworkState, PackedPhase, Part, State, TypeState};
 use crate::alloc::Exhausted;
 use crate::container::{Phase, Slot};
 use crate::id::{ContainerId, NetworkId, NodeId};
@@ -48,7 +48,7 @@ impl State {
         let (network, ordinal) = self.locate(replaces)?;
         let state = &self.networks[&network];
         let old = &state.members[&ordinal];
-        if old.phase != Phase::Ready {
+        if old.phase != PackedPhase::READY {
             return Err(ApplyError::NotReady { container: replaces });
         }
         let slot = old.slot();
@@ -82,12 +82,15 @@ impl State {
             Exhausted::Resting { until } => ApplyError::AddressesResting { network, subnet, until },
         })?;
         let of = state.add_live(&slot, ordinal);
-        let member = Member { id: container, of, index: slot.index(), node, phase: Phase::Starting };
+        let member = Member { id: container, of, index: slot.index(), node, phase: PackedPhase::STARTING };
         state.members.insert(ordinal, member);
-        let part = state.parts.entry(node).or_insert(Part { containers: 0, mtu: part_mtu });
-        part.containers += 1;
-        if part.containers == 1 {
-            self.nodes.get_mut(&node).expect("looked up above").networks.insert(network);
+        match state.part(node) {
+            Ok(at) => state.parts[at].containers += 1,
+            Err(at) => {
+                state.parts.insert(at, Part { node, containers: 1, mtu: part_mtu });
+                let networks = &mut self.nodes.get_mut(&node).expect("looked up above").networks;
+                networks.insert(networks.partition_point(|other| *other < network), network);
+            }
         }
         self.containers.insert(container, (network, ordinal));
         self.touch(network);
@@ -104,7 +107,7 @@ impl State {
             return Err(ApplyError::NodeMtu { node, underlay_mtu: host.underlay_mtu, left: mtu, least });
         }
         // All of a network's nodes are alike, so one of the others tells for all.
-        if let Some(other) = state.parts.keys().find(|other| **other != node) {
+        if let Some(Part { node: other, .. }) = state.parts.iter().find(|part| part.node != node) {
             let there = &self.nodes[other].node;
             let is_alike = there.underlay.is_ipv4() == host.underlay.is_ipv4()
                 && there.tunnel_address.is_ipv4() == host.tunnel_address.is_ipv4();
@@ -119,14 +122,14 @@ impl State {
         let (network, ordinal) = self.locate(id)?;
         let state = self.networks.get_mut(&network).expect("a container's network exists");
         let member = state.members.get_mut(&ordinal).expect("indexed containers exist");
-        match member.phase {
+        match member.phase.get() {
             Phase::Ready => return Ok(()),
             Phase::Draining { .. } => return Err(ApplyError::Draining { container: id }),
-            Phase::Starting => member.phase = Phase::Ready,
+            Phase::Starting => member.phase = PackedPhase::READY,
         }
         let (of, index) = (Arc::clone(&member.of), member.index);
-        let live = state.types.get_mut(&*of).and_then(|of_type| of_type.live.get_mut(&index));
-        let live = live.expect("a starting container is live");
+        let at = state.of_type(&of).expect("a starting container's type is live");
+        let live = state.types[at].live.get_mut(&index).expect("a starting container is live");
         let before = core::mem::replace(live, Live { starting: None, ready: NonZeroU32::new(ordinal) }).ready;
         if let Some(before) = before {
             state.drain(before.get(), now);
@@ -148,7 +151,7 @@ impl State {
         let Some((network, ordinal)) = self.containers.get(&id) else {
             return Ok(());
         };
-        let Phase::Draining { since } = self.networks[network].members[ordinal].phase else {
+        let Phase::Draining { since } = self.networks[network].members[ordinal].phase.get() else {
             return Err(ApplyError::Live { container: id });
         };
         let until = since.after(self.policy.drain);
@@ -167,13 +170,14 @@ impl State {
         state.forget_live(ordinal);
         let member = state.members.remove(&ordinal).expect("indexed containers exist");
         state.addresses.release(ordinal, member.slot(), now);
-        let part = state.parts.get_mut(&member.node).expect("its containers are counted");
-        part.containers -= 1;
-        if part.containers == 0 {
-            state.parts.remove(&member.node);
-            self.nodes.get_mut(&member.node).expect("a container's node exists").networks.remove(&network);
+        let part = state.part(member.node).expect("its containers are counted");
+        state.parts[part].containers -= 1;
+        if state.parts[part].containers == 0 {
+            state.parts.remove(part);
+            let networks = &mut self.nodes.get_mut(&member.node).expect("a container's node exists").networks;
+            networks.retain(|other| *other != network);
         }
-        if member.phase == Phase::Ready {
+        if member.phase == PackedPhase::READY {
             self.touch_names(network);
         } else {
             self.touch(network);
@@ -186,29 +190,40 @@ impl State {
 }
 
 impl NetworkState {
+    /// Finds what it has on a node, or where that would stand.
+    pub(super) fn part(&self, node: NodeId) -> Result<usize, usize> {
+        self.parts.binary_search_by_key(&node, |part| part.node)
+    }
+
+    /// Finds the live containers of a type, or where they would stand.
+    pub(super) fn of_type(&self, of: &TypeKey) -> Result<usize, usize> {
+        self.types.binary_search_by(|of_type| of_type.key.as_ref().cmp(of))
+    }
+
     fn live(&self, of: &TypeKey, index: u32) -> Option<Live> {
-        self.types.get(of)?.live.get(&index).copied()
+        self.types[self.of_type(of).ok()?].live.get(&index).copied()
     }
 
     /// Notes a starting container, and returns what all of its type share.
     fn add_live(&mut self, slot: &Slot, ordinal: u32) -> Arc<TypeKey> {
         let of = (slot.app(), slot.container_type());
-        let of_type = self.types.entry(of).or_insert_with(|| TypeState { key: Arc::new(of), live: BTreeMap::new() });
+        let at = self.of_type(&of).unwrap_or_else(|at| {
+            self.types.insert(at, TypeState { key: Arc::new(of), live: BTreeMap::new() });
+            at
+        });
+        let of_type = &mut self.types[at];
         of_type.live.entry(slot.index()).or_default().starting = NonZeroU32::new(ordinal);
         Arc::clone(&of_type.key)
     }
 
     /// Drains every live container of a type whose index is beyond a count.
     pub(super) fn drain_beyond(&mut self, of: &TypeKey, count: u32, now: Timestamp) {
-        let Some(of_type) = self.types.get_mut(of) else {
+        let (Ok(at), Some(first)) = (self.of_type(of), count.checked_add(1)) else {
             return;
         };
-        let Some(first) = count.checked_add(1) else {
-            return;
-        };
-        let beyond = of_type.live.split_off(&first);
-        if of_type.live.is_empty() {
-            self.types.remove(of);
+        let beyond = self.types[at].live.split_off(&first);
+        if self.types[at].live.is_empty() {
+            self.types.remove(at);
         }
         for ordinal in beyond.into_values().flat_map(|live| [live.starting, live.ready]).flatten() {
             self.drain(ordinal.get(), now);
@@ -217,8 +232,8 @@ impl NetworkState {
 
     fn drain(&mut self, ordinal: u32, now: Timestamp) {
         let member = self.members.get_mut(&ordinal).expect("only known containers drain");
-        if !matches!(member.phase, Phase::Draining { .. }) {
-            member.phase = Phase::Draining { since: now };
+        if !matches!(member.phase.get(), Phase::Draining { .. }) {
+            member.phase = PackedPhase::draining(now);
         }
     }
 
@@ -226,9 +241,10 @@ impl NetworkState {
     fn forget_live(&mut self, ordinal: u32) {
         let Member { of, index, .. } = &self.members[&ordinal];
         let (of, index) = (Arc::clone(of), *index);
-        let Some(of_type) = self.types.get_mut(&*of) else {
+        let Ok(at) = self.of_type(&of) else {
             return;
         };
+        let of_type = &mut self.types[at];
         let Some(live) = of_type.live.get_mut(&index) else {
             return;
         };
@@ -239,7 +255,7 @@ impl NetworkState {
             of_type.live.remove(&index);
         }
         if of_type.live.is_empty() {
-            self.types.remove(&*of);
+            self.types.remove(at);
         }
     }
 }

@@ -1,6 +1,5 @@
 //! Changes of nodes.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{ApplyError, NodeState, State};
@@ -17,7 +16,7 @@ impl State {
         }
         self.check_node(&node)?;
         self.index_node(&node);
-        let state = NodeState { networks: BTreeSet::new(), node: Arc::new(node) };
+        let state = NodeState { networks: Vec::new(), node: Arc::new(node) };
         self.log_node(state.node.id);
         self.nodes.insert(state.node.id, state);
         Ok(())
@@ -40,9 +39,9 @@ impl State {
         self.nodes.get_mut(&id).expect("looked up above").node = Arc::new(node);
         for (network, mtu) in networks.into_iter().zip(mtus) {
             let state = self.networks.get_mut(&network).expect("a node's networks exist");
-            let part = state.parts.get_mut(&id).expect("a node is a part of its networks");
-            if part.mtu != mtu {
-                part.mtu = mtu;
+            let part = state.part(id).expect("a node is a part of its networks");
+            if state.parts[part].mtu != mtu {
+                state.parts[part].mtu = mtu;
                 self.touch(network);
             }
         }
@@ -53,7 +52,8 @@ impl State {
     pub(super) fn remove_node(&mut self, id: NodeId) -> Result<(), ApplyError> {
         let state = self.nodes.get(&id).ok_or(ApplyError::UnknownNode { node: id })?;
         if !state.networks.is_empty() {
-            let count = state.networks.iter().map(|network| self.networks[network].parts[&id].containers).sum();
+            let parts = state.networks.iter().flat_map(|network| &self.networks[network].parts);
+            let count = parts.filter(|part| part.node == id).map(|part| part.containers).sum();
             return Err(ApplyError::NodeHasContainers { node: id, count });
         }
         let node = Arc::clone(&state.node);

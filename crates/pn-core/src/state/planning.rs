@@ -6,7 +6,6 @@ use std::sync::Arc;
 use super::{Cached, NetworkState, State};
 use crate::id::{NetworkId, NodeId};
 use crate::mtu;
-use crate::net::MacAddr;
 use crate::plan::{Endpoint, Generation, NetworkPlan, NodePlan, Plan, TypeNames, ZonePlan};
 
 /// How many changes are remembered for planners to catch up on.
@@ -104,7 +103,7 @@ impl State {
         let endpoints = state.members.iter().map(|(ordinal, member)| {
             let address = network.subnet.address(*ordinal).expect("members have ordinals of the subnet");
             let (container, node, of, index) = (member.id, member.node, Arc::clone(&member.of), member.index);
-            Endpoint { container, node, address, mac: MacAddr::of_ipv4(address), of, index }
+            Endpoint { container, node, address, of, index }
         });
         NetworkPlan {
             id: network.id,
@@ -112,12 +111,12 @@ impl State {
             subnet: network.subnet,
             ipv6: network.ipv6,
             // A network on no node has packets nowhere; the number only has to be one that makes sense.
-            mtu: state.parts.values().map(|part| part.mtu).min().unwrap_or(mtu::IPV6_MINIMUM),
+            mtu: state.parts.iter().map(|part| part.mtu).min().unwrap_or(mtu::IPV6_MINIMUM),
             resolver: self.policy.resolver,
             encryption: network.encryption,
             key_scope: network.key_scope,
             endpoints: endpoints.collect(),
-            nodes: state.parts.keys().copied().collect(),
+            nodes: state.parts.iter().map(|part| part.node).collect(),
             zone: self.zone_plan(state),
         }
     }
@@ -131,7 +130,7 @@ impl State {
         let mut types = Vec::new();
         for app in &self.projects[&network.project].apps {
             for (container_type, _) in self.apps[app].formation.types() {
-                let live = state.types.get(&(*app, *container_type)).into_iter().flat_map(|of_type| &of_type.live);
+                let live = state.of_type(&(*app, *container_type)).into_iter().flat_map(|at| &state.types[at].live);
                 let named = live.filter_map(|(index, live)| Some((*index, network.subnet.address(live.ready?.get())?)));
                 types.push(TypeNames { app: *app, container_type: *container_type, containers: named.collect() });
             }
@@ -186,7 +185,9 @@ impl NodePlanner {
         };
         for touched in touched {
             match touched {
-                Touched::Network(network) => self.update_network(state, network, host.networks.contains(&network)),
+                Touched::Network(network) => {
+                    self.update_network(state, network, host.networks.binary_search(&network).is_ok())
+                }
                 Touched::Node(node) => self.update_node(state, node),
             }
         }

@@ -74,8 +74,8 @@ impl State {
             network: Network { id: network, project, vni, subnet, ipv6, encryption, key_scope, terms },
             addresses: Pool::new(subnet.capacity(), self.policy.address_rest),
             members: BTreeMap::new(),
-            types: BTreeMap::new(),
-            parts: BTreeMap::new(),
+            types: Vec::new(),
+            parts: Vec::new(),
             plan: Cached::default(),
             zone: Cached::default(),
         };

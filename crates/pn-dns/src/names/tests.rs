@@ -69,7 +69,7 @@ fn x4_a_settled_set_is_not_taken_back_by_the_one_meanwhile() {
     assert_eq!(serial(&names), Some(settled.serial()));
     assert!(settled.serial() > meanwhile.serial(), "two contents never have one serial");
     let late = names.replace(&meanwhile).into_result().unwrap_err();
-    assert_eq!(late.kind(), pn_core::ErrorKind::Superseded);
+    assert_eq!(late.kind(), ErrorKind::Superseded);
     assert_eq!(names.published(), settled);
 }
 
