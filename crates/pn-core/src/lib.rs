@@ -4,8 +4,10 @@
 mod alloc;
 pub mod app;
 pub mod backend;
+pub mod check;
 pub mod container;
 pub mod container_type;
+pub mod diff;
 pub mod id;
 pub mod label;
 pub mod mtu;
@@ -26,8 +28,10 @@ pub use backend::{
     Action, BackendError, Capabilities, DnsBackend, ErrorKind, Observed, Outcome, OverlayBackend, Report, Resolver,
     Transport,
 };
+pub use check::{Finding, Limits};
 pub use container::{Container, Phase, Slot, SlotError};
 pub use container_type::{ContainerType, ContainerTypeError, Exposure, TypeProfile};
+pub use diff::{PlanChange, PlannedContainer};
 pub use id::{AppId, ContainerId, IdError, NetworkId, NodeId, ProjectId};
 pub use label::{Label, LabelError};
 pub use name::{Name, NameError, NameFault, NameScope, NetworkDomain};

@@ -200,6 +200,13 @@ impl NetworkPlan {
         Arc::new(ZonePlan { types: types.collect(), ..(*self.zone).clone() })
     }
 
+    /// Returns whether a container of this network has the name of its slot.
+    #[must_use]
+    pub fn is_named(&self, endpoint: &Endpoint) -> bool {
+        let named = self.zone.of_type(endpoint.of.0, &endpoint.of.1).map(|of_type| &of_type.containers);
+        named.is_some_and(|named| named.binary_search(&(endpoint.index, endpoint.address)).is_ok())
+    }
+
     /// Returns whether a node has containers of this network.
     #[must_use]
     pub fn is_member(&self, node: NodeId) -> bool {
