@@ -32,6 +32,8 @@ pub(crate) struct Pool<Owner> {
     fresh: u32,
     /// One bit for each number below `fresh`: in use or not. Makes release idempotent (N3).
     in_use: Vec<u64>,
+    /// Numbers from `fresh` on that were used all the same, as records said, and whether they are in use.
+    ahead: BTreeMap<u32, bool>,
     /// How many numbers are in use.
     used: u32,
     /// Numbers that rest, and who had them, oldest first.
@@ -49,6 +51,7 @@ impl<Owner: Ord + Copy> Pool<Owner> {
             rest,
             fresh: 1,
             in_use: Vec::new(),
+            ahead: BTreeMap::new(),
             used: 0,
             resting: BTreeMap::new(),
             by_owner: BTreeSet::new(),
@@ -59,6 +62,10 @@ impl<Owner: Ord + Copy> Pool<Owner> {
     /// Takes a number for `owner`.
     pub(crate) fn take(&mut self, owner: &Owner, now: Timestamp) -> Result<u32, Exhausted> {
         self.settle(now);
+        while let Some(in_use) = self.ahead.remove(&self.fresh) {
+            self.fresh += 1;
+            self.set_in_use(self.fresh - 1, in_use);
+        }
         let own = (*owner, Timestamp::ZERO, 0)..=(*owner, Timestamp::MAX, u32::MAX);
         let number = if let Some(key) = self.by_owner.range(own).next_back().copied() {
             self.by_owner.remove(&key);
@@ -76,6 +83,18 @@ impl<Owner: Ord + Copy> Pool<Owner> {
         self.set_in_use(number, true);
         self.used += 1;
         Ok(number)
+    }
+
+    /// Takes a certain number that was recorded as given, before any other is taken; `false` where it is out of range or in use already.
+    pub(crate) fn occupy(&mut self, number: u32) -> bool {
+        if number == 0 || number > self.capacity || self.is_in_use(number) {
+            return false;
+        }
+        // A number that was used before and is free rests, or has rested.
+        self.rested.retain(|rested| *rested != number);
+        self.set_in_use(number, true);
+        self.used += 1;
+        true
     }
 
     /// Gives a number back, to rest from `now`. Giving back what is not in use does nothing.
@@ -109,11 +128,18 @@ impl<Owner: Ord + Copy> Pool<Owner> {
     }
 
     fn is_in_use(&self, number: u32) -> bool {
+        if number >= self.fresh {
+            return self.ahead.get(&number) == Some(&true);
+        }
         let (word, bit) = place(number);
         self.in_use.get(word).is_some_and(|bits| bits & bit != 0)
     }
 
     fn set_in_use(&mut self, number: u32, in_use: bool) {
+        if number >= self.fresh {
+            self.ahead.insert(number, in_use);
+            return;
+        }
         let (word, bit) = place(number);
         if word >= self.in_use.len() {
             self.in_use.resize(word + 1, 0);

@@ -2,6 +2,7 @@
 
 mod containers;
 mod error;
+mod loading;
 mod nodes;
 mod planning;
 mod projects;

@@ -86,9 +86,17 @@ proptest! {
     #[test]
     fn pool_equals_the_model(
         capacity in 1u32..70,
+        recorded in prop::collection::vec((0u32..75, 0u8..12), 0..20),
         steps in prop::collection::vec((0u8..12, 0u64..40, any::<prop::sample::Index>(), any::<bool>()), 0..200),
     ) {
         let (mut pool, mut model, mut now) = (Pool::new(capacity, REST), Model::default(), Timestamp::ZERO);
+        for (number, owner) in recorded {
+            let is_free = (1..=capacity).contains(&number) && !model.numbers.contains_key(&number);
+            prop_assert_eq!(pool.occupy(number), is_free);
+            if is_free {
+                model.numbers.insert(number, Ok(owner));
+            }
+        }
         for (owner, seconds, pick, take) in steps {
             now = now.after(Duration::from_secs(seconds));
             if take {

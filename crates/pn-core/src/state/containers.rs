@@ -206,14 +206,26 @@ impl NetworkState {
 
     /// Notes a starting container, and returns what all of its type share.
     fn add_live(&mut self, slot: &Slot, ordinal: u32) -> Arc<TypeKey> {
+        let (of, live) = self.live_mut(slot);
+        live.starting = NonZeroU32::new(ordinal);
+        of
+    }
+
+    /// Returns what all containers of a slot's type share, and which fill the slot.
+    pub(super) fn live_mut(&mut self, slot: &Slot) -> (Arc<TypeKey>, &mut Live) {
         let of = (slot.app(), slot.container_type());
         let at = self.of_type(&of).unwrap_or_else(|at| {
             self.types.insert(at, TypeState { key: Arc::new(of), live: BTreeMap::new() });
             at
         });
         let of_type = &mut self.types[at];
-        of_type.live.entry(slot.index()).or_default().starting = NonZeroU32::new(ordinal);
-        Arc::clone(&of_type.key)
+        (Arc::clone(&of_type.key), of_type.live.entry(slot.index()).or_default())
+    }
+
+    /// Returns what all containers of a slot's type share, without noting anything.
+    pub(super) fn key_of(&self, slot: &Slot) -> Arc<TypeKey> {
+        let of = (slot.app(), slot.container_type());
+        self.of_type(&of).map_or_else(|_| Arc::new(of), |at| Arc::clone(&self.types[at].key))
     }
 
     /// Drains every live container of a type whose index is beyond a count.

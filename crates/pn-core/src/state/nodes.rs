@@ -128,7 +128,7 @@ impl State {
         }
     }
 
-    fn index_node(&mut self, node: &Node) {
+    pub(super) fn index_node(&mut self, node: &Node) {
         self.underlays.insert(node.underlay, node.id);
         self.tunnel_addresses.insert(node.tunnel_address, node.id);
         for key in [Some(node.public_key), node.next_public_key].into_iter().flatten() {

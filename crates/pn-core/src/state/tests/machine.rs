@@ -490,11 +490,15 @@ fn check_slices(state: &State, planners: &mut [NodePlanner], n: usize) -> Result
     for (index, planner) in planners.iter_mut().enumerate() {
         let id = node(index as u128 + 1);
         prop_assert_eq!(&plan.node(id), &state.node_plan(id), "a slice differs from the share");
+        let from_share = State::load(Region::default(), state.generation(), state.share(id)).unwrap();
+        prop_assert_eq!(&from_share.node_plan(id), &plan.node(id), "what a node knows is not enough, or too much");
         // One planner catches up at once, the others ever more rarely.
         if n.is_multiple_of(index * index + 1) {
             prop_assert_eq!(planner.update(state), &plan.node(id), "a planner differs from a new plan");
         }
     }
+    let loaded = State::load(Region::default(), state.generation(), state.records()).unwrap();
+    prop_assert_eq!(&loaded.plan(), &plan, "a state is not the sum of its records");
     let mut forgetful = state.clone();
     for state in forgetful.networks.values_mut() {
         (state.plan, state.zone) = (Cached::default(), Cached::default());

@@ -1,0 +1,134 @@
+use core::net::Ipv4Addr;
+
+use super::*;
+use crate::*;
+
+fn state() -> State {
+    let mut state = State::new(Region::default());
+    let mut apply = |change| assert!(state.apply(Timestamp::ZERO, change).is_ok());
+    let label = || "x".parse::<Label>().unwrap();
+    for n in 1..=3u8 {
+        let (underlay, tunnel) = (([192, 0, 2, n], 51820).into(), [100, 64, 0, n].into());
+        let key = PublicKey::new([n; 32]);
+        apply(Change::AddNode(Node::new(NodeId::from_u128(n.into()), label(), underlay, tunnel, key)));
+    }
+    for n in 1..=3u128 {
+        let (project, app) = (ProjectId::from_u128(n), AppId::from_u128(n));
+        let terms = Terms { accepted_by: label(), version: label(), accepted_at: Timestamp::ZERO };
+        apply(Change::AddProject(Project::new(project, label())));
+        apply(Change::EnablePrivateNetwork(NetworkRequest::new(project, NetworkId::from_u128(n), terms)));
+        apply(Change::AddApp(App::new(app, project, label())));
+        apply(Change::Scale { app, formation: "web:3 idle:0".parse().unwrap() });
+        for index in 1..=3u32 {
+            let container = ContainerId::from_u128(n * 10 + u128::from(index));
+            let slot = Slot::new(app, ContainerType::web(), index).unwrap();
+            // Network n is on nodes n and n + 1 only.
+            let node = NodeId::from_u128((n + u128::from(index % 2)).min(3));
+            apply(Change::Start { container, slot, node });
+            if index < 3 {
+                apply(Change::Ready(container));
+            }
+        }
+        let new = ContainerId::from_u128(n * 10 + 4);
+        apply(Change::Replace {
+            container: new,
+            replaces: ContainerId::from_u128(n * 10 + 1),
+            node: NodeId::from_u128(n),
+        });
+        apply(Change::Ready(new));
+    }
+    state
+}
+
+#[test]
+fn a_state_is_the_sum_of_its_records_in_any_order() {
+    let state = state();
+    let mut records = state.records();
+    for _ in 0..2 {
+        let loaded = State::load(Region::default(), state.generation(), records.clone()).unwrap();
+        assert_eq!(loaded.plan(), state.plan());
+        assert_eq!(loaded.records(), state.records());
+        records.reverse();
+    }
+}
+
+#[test]
+fn a_loaded_state_goes_on_where_the_other_was() {
+    let state = state();
+    let mut loaded = State::load(Region::default(), state.generation(), state.records()).unwrap();
+    let mut state = state;
+    let (app, node) = (AppId::from_u128(1), NodeId::from_u128(1));
+    let slot = |index| Slot::new(app, ContainerType::web(), index).unwrap();
+    let start = |n: u128, index| Change::Start { container: ContainerId::from_u128(n), slot: slot(index), node };
+    for (change, is_allowed) in [
+        (start(90, 1), false),
+        (Change::Scale { app, formation: "web:5".parse().unwrap() }, true),
+        (start(90, 5), true),
+        (Change::Ready(ContainerId::from_u128(90)), true),
+        (Change::Scale { app, formation: "web:1".parse().unwrap() }, true),
+    ] {
+        let (one, two) = (state.apply(Timestamp::ZERO, change.clone()), loaded.apply(Timestamp::ZERO, change));
+        assert_eq!((one.is_ok(), &one), (is_allowed, &two));
+        assert_eq!(loaded.plan(), state.plan());
+    }
+}
+
+#[test]
+fn a_share_is_enough_for_its_node() {
+    let state = state();
+    for n in 1..=4 {
+        let node = NodeId::from_u128(n);
+        let share = state.share(node);
+        assert!(share.len() < state.records().len());
+        let loaded = State::load(Region::default(), state.generation(), share).unwrap();
+        assert_eq!(loaded.node_plan(node), state.node_plan(node));
+    }
+    let of_third = state.share(NodeId::from_u128(1));
+    let strangers = of_third
+        .iter()
+        .filter(|record| matches!(record, Record::Network(network) if network.id != NetworkId::from_u128(1)));
+    assert_eq!(strangers.count(), 0, "node 1 hears of its network only");
+}
+
+#[test]
+fn records_that_contradict_each_other_are_refused() {
+    let records = state().records();
+    let is = |record: &Record, of: &str| match record {
+        Record::Project(_) => of == "project",
+        Record::App(_) => of == "app",
+        Record::Network(_) => of == "network",
+        Record::Node(_) => of == "node",
+        Record::Container(_) => of == "container",
+    };
+    let refused =
+        |records: Vec<Record>| State::load(Region::default(), Generation::ZERO, records).unwrap_err().to_string();
+    let without = |of: &str| refused(records.iter().filter(|record| !is(record, of)).cloned().collect());
+    let twice = |of: &str| {
+        let second = records.iter().find(|record| is(record, of)).cloned();
+        refused(records.iter().cloned().chain(second).collect())
+    };
+    assert!(without("project").starts_with("private network pn-"), "{}", without("project"));
+    assert!(without("network").contains("is not recorded in a private network"));
+    assert!(without("app").contains("is not recorded in a private network"));
+    assert!(without("node").contains("is on node nd-"));
+    for of in ["project", "app", "node"] {
+        assert!(twice(of).ends_with("is recorded twice"), "{}", twice(of));
+    }
+    assert!(twice("network").ends_with("a VNI that another has"));
+    assert!(twice("container").ends_with("or another's"));
+
+    let edited = |edit: &dyn Fn(&mut Container)| {
+        let mut records = records.clone();
+        let container = records.iter_mut().rev().find_map(|record| match record {
+            Record::Container(container) => Some(container),
+            _ => None,
+        });
+        edit(container.unwrap());
+        refused(records)
+    };
+    assert!(edited(&|container| container.address = Ipv4Addr::new(192, 0, 2, 1)).ends_with("or another's"));
+    assert!(
+        edited(&|container| container.slot = Slot::new(AppId::from_u128(3), ContainerType::web(), 2).unwrap())
+            .ends_with("fills a slot that another fills")
+    );
+}
