@@ -27,16 +27,20 @@ fi
 
 step "format, lints, docs"
 cargo fmt --all --check
-cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+cargo clippy --locked --workspace --all-targets --all-features --quiet -- -D warnings
+cargo clippy --locked -p pn-core --quiet -- -D warnings
 cargo clippy --locked -p pn-dns --no-default-features --quiet -- -D warnings
-RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --all-features --quiet
 
 step "licences and purity"
 ci/licences.py Cargo.toml fuzz/Cargo.toml
 ci/purity.sh
 
 step "tests"
-cargo test --locked --workspace --quiet
+cargo test --locked --workspace --all-features --quiet
+
+step "5 000 random lives of a state against the model"
+PN_MACHINE_CASES=5000 cargo test --locked --release --quiet -p pn-core --lib -- machine
 
 step "the main job, as an ordinary user"
 cargo build --locked --release --quiet --example private-network
@@ -62,6 +66,7 @@ print("the JSON says the same")'
 step "benchmarks, a smoke of each"
 cargo bench --locked --quiet -p pn-benches -- --test
 cargo run --locked --release --quiet -p pn-benches --bin in-process -- --seconds 1
+cargo run --locked --release --quiet -p pn-benches --bin region -- --networks 400
 
 step "fuzzing, 10 s each"
 ci/fuzz.sh 10

@@ -119,11 +119,9 @@ fn records_that_contradict_each_other_are_refused() {
 
     let edited = |edit: &dyn Fn(&mut Container)| {
         let mut records = records.clone();
-        let container = records.iter_mut().rev().find_map(|record| match record {
-            Record::Container(container) => Some(container),
-            _ => None,
-        });
-        edit(container.unwrap());
+        if let Some(Record::Container(container)) = records.iter_mut().rev().find(|record| is(record, "container")) {
+            edit(container);
+        }
         refused(records)
     };
     assert!(edited(&|container| container.address = Ipv4Addr::new(192, 0, 2, 1)).ends_with("or another's"));
