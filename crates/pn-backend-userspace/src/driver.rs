@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use pn_core::backend::{Observed, ObservedPeer};
 use pn_core::{
-    BackendError, ContainerId, Encryption, ErrorKind, Generation, KeyScope, NetworkId, NetworkPlan, NodeId, NodePlan,
-    Report, Resolver, Transport,
+    BackendError, ContainerId, Encryption, Endpoint, ErrorKind, Generation, KeyScope, NetworkId, NetworkPlan, NodeId,
+    NodePlan, Report, Resolver, Transport,
 };
 use pn_overlay::packet::{Ipv4Packet, UDP, UdpDatagram, udp_reply};
 use pn_overlay::{DropCounters, DropReason, Egress, Outbox, PeerConfig, PeerStatus, Tunnel, Vtep, reconcile};
@@ -25,6 +25,14 @@ use crate::tap::{Direction, UnderlayTap};
 
 /// Datagrams taken from the underlay before containers get their turn.
 const BATCH: usize = 64;
+
+/// Packets of a stack that are carried before others get their turn, and what an answer of the resolver counts for: one
+/// may cost as much as many packets.
+const BUDGET: usize = 128;
+const ANSWER_COST: usize = 16;
+
+/// How many whole turns stacks get before the underlay has one, where there are not more that wait.
+const LOCAL_TURNS: usize = 8;
 
 /// How often tunnels look at their clocks.
 const TICK: Duration = Duration::from_millis(250);
@@ -183,7 +191,6 @@ impl Driver {
             self.carry();
             self.send().await;
         }
-        self.close();
     }
 
     fn now(&self) -> Duration {
@@ -200,12 +207,29 @@ impl Driver {
     }
 
     fn observe(&self) -> Observed {
-        let mut observed = Observed::from(self.vtep.plan());
+        let plan = self.vtep.plan();
+        let mut observed = Observed::from(plan);
+        for (id, network) in &*plan.networks {
+            let is_there = |endpoint: &&Endpoint| {
+                endpoint.node != plan.node || self.has_stack(*id, endpoint.container, endpoint.address)
+            };
+            let missing = network.endpoints.iter().filter(|endpoint| !is_there(endpoint));
+            if let Some(observed) = observed.networks.get_mut(id) {
+                for endpoint in missing {
+                    observed.endpoints.remove(&endpoint.address);
+                }
+            }
+        }
         let peer =
             |config: PeerConfig| ObservedPeer { underlay: config.underlay, tunnel_address: config.tunnel_address };
         let peers = self.tunnel.peers().map(|status| (status.config.public_key, peer(status.config)));
         observed.peers = peers.collect();
         observed
+    }
+
+    fn has_stack(&self, network: NetworkId, container: ContainerId, address: Ipv4Addr) -> bool {
+        let stack = self.stacks.get(&Owner::Container(container));
+        stack.is_some_and(|stack| (stack.network, stack.address) == (network, address))
     }
 
     /// Makes the node what the plan says. It happens between two packets, so nobody sees half of it.
@@ -270,16 +294,24 @@ impl Driver {
             let owners = local.map(|endpoint| (Owner::Container(endpoint.container), endpoint.address));
             for (owner, address) in owners.chain([(Owner::Resolver(*id), network.resolver)]) {
                 wanted.insert(owner);
-                if let Some(existing) = self.stacks.get(&owner) {
-                    existing.lock().set_mtu(network.mtu, now);
-                } else {
-                    self.add_stack(owner, *id, address, network.resolver, network.mtu);
+                let is_same = |existing: &PortInner| {
+                    (existing.network, existing.address, existing.resolver) == (*id, address, network.resolver)
+                };
+                match self.stacks.get(&owner) {
+                    Some(existing) if is_same(existing) => {
+                        existing.lock().set_mtu(network.mtu, now);
+                        continue;
+                    }
+                    // Sockets stay in the network and at the address they were made for, whatever becomes of the id.
+                    Some(_) => self.remove_stack(owner, REMOVED),
+                    None => {}
                 }
+                self.add_stack(owner, *id, address, network.resolver, network.mtu);
             }
         }
         let gone: Vec<Owner> = self.stacks.keys().filter(|owner| !wanted.contains(owner)).copied().collect();
         for owner in gone {
-            self.remove_stack(owner);
+            self.remove_stack(owner, REMOVED);
         }
     }
 
@@ -294,18 +326,21 @@ impl Driver {
             }
             Owner::Resolver(network) => {
                 if let Some(resolver) = &self.resolver {
-                    let task = tokio::spawn(resolver::serve_tcp(Port(inner), network, Arc::clone(resolver)));
+                    // It listens before any container can ask.
+                    let listener = Port(inner).listen(DNS_PORT).expect("a new stack has every port free");
+                    let task = tokio::spawn(resolver::serve_tcp(listener, network, Arc::clone(resolver)));
                     self.resolvers.insert(network, task.abort_handle());
                 }
             }
         }
     }
 
-    fn remove_stack(&mut self, owner: Owner) {
+    /// Ends the sockets of a stack; `reason` is what those who hold them are told.
+    fn remove_stack(&mut self, owner: Owner, reason: &'static str) {
         let Some(inner) = self.stacks.remove(&owner) else {
             return;
         };
-        inner.lock().close();
+        inner.lock().close(reason);
         self.set_deadline(owner, None);
         match owner {
             Owner::Container(container) => {
@@ -317,13 +352,6 @@ impl Driver {
                 }
             }
         }
-    }
-
-    fn close(&mut self) {
-        let owners: Vec<Owner> = self.stacks.keys().copied().collect();
-        owners.into_iter().for_each(|owner| self.remove_stack(owner));
-        // Who still holds a port must not keep itself alive by waking it.
-        *self.shared.ready.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Takes a batch of datagrams from the underlay.
@@ -389,45 +417,72 @@ impl Driver {
     /// Polls stacks and forwards what they send, until a turn of all that are due is over.
     fn carry(&mut self) {
         let mut packets = VecDeque::new();
-        // Local traffic makes stacks due again; those get their next turn after the underlay had one.
-        for _ in 0..self.due.len().max(BATCH) {
+        // Local traffic makes stacks due again. A few turns of those that are alone spare them the way around the loop;
+        // otherwise they get their next turn after the underlay had one.
+        let mut budget = LOCAL_TURNS * BUDGET;
+        let mut turns = self.due.len();
+        while turns > 0 || budget > 0 {
             let Some(stack) = self.due.pop_front() else {
                 return;
             };
-            stack.is_queued.store(false, Ordering::Release);
-            let next = stack.lock().poll(self.epoch.elapsed(), &mut packets);
-            let is_current = self.stacks.get(&stack.owner).is_some_and(|current| Arc::ptr_eq(current, &stack));
-            if is_current {
-                self.set_deadline(stack.owner, next);
-            }
-            for packet in packets.drain(..) {
-                if is_current && let Err(reason) = self.forward(&stack, packet) {
-                    self.shared.drops.count(reason);
-                }
-            }
+            turns = turns.saturating_sub(1);
+            budget = budget.saturating_sub(self.turn(&stack, &mut packets).max(1));
         }
         if !self.due.is_empty() {
             self.shared.wake.notify_one();
         }
     }
 
-    /// Sends a packet of a stack on its way.
-    fn forward(&mut self, from: &PortInner, packet: Vec<u8>) -> Result<(), DropReason> {
+    /// Polls a stack and forwards what it sends, as far as its budget goes, and returns what that came to.
+    fn turn(&mut self, stack: &Arc<PortInner>, packets: &mut VecDeque<Vec<u8>>) -> usize {
+        stack.is_queued.store(false, Ordering::Release);
+        let next = stack.lock().poll(self.epoch.elapsed(), BUDGET, packets);
+        let is_current = self.stacks.get(&stack.owner).is_some_and(|current| Arc::ptr_eq(current, stack));
+        if !is_current {
+            packets.clear();
+            return 0;
+        }
+        self.set_deadline(stack.owner, next);
+        let mut cost = 0;
+        while cost < BUDGET
+            && let Some(packet) = packets.pop_front()
+        {
+            match self.forward(stack, packet) {
+                Ok(more) => cost += more,
+                Err(reason) => {
+                    cost += 1;
+                    self.shared.drops.count(reason);
+                }
+            }
+        }
+        // What is left waits behind the others.
+        if stack.lock().put_back(packets) && !stack.is_queued.swap(true, Ordering::AcqRel) {
+            self.due.push_back(Arc::clone(stack));
+        }
+        cost
+    }
+
+    /// Sends a packet of a stack on its way, and returns how many it counts for.
+    fn forward(&mut self, from: &PortInner, packet: Vec<u8>) -> Result<usize, DropReason> {
         let container = match from.owner {
             Owner::Container(container) => container,
             Owner::Resolver(network) => {
                 let destination = Ipv4Packet::parse(&packet).ok_or(DropReason::NotIp)?.destination();
                 let network = self.vtep.plan().networks.get(&network).ok_or(DropReason::UnknownVni)?;
                 let to = network.endpoint(destination).ok_or(DropReason::UnknownDestination)?.container;
-                return self.deliver(Owner::Container(to), packet);
+                return self.deliver(Owner::Container(to), packet).map(|()| 1);
             }
         };
+        let mut cost = 1;
         let mut buffer = std::mem::take(&mut self.buffer);
         let result = match self.vtep.egress(from.network, container, &packet, &mut buffer) {
             Ok(Egress::Tunnel(via, wrapped)) => self.tunnel.seal(via, wrapped, &mut self.outbox),
             Ok(Egress::Local(to)) => self.deliver(Owner::Container(to), packet),
             Ok(Egress::Resolver(query)) => match self.answer(from.network, &query) {
-                Some(reply) => reply.map_or(Ok(()), |reply| self.deliver(from.owner, reply)),
+                Some(reply) => {
+                    cost = ANSWER_COST;
+                    reply.map_or(Ok(()), |reply| self.deliver(from.owner, reply))
+                }
                 None => self.deliver(Owner::Resolver(from.network), packet),
             },
             Err(reason) => {
@@ -440,7 +495,7 @@ impl Driver {
             }
         };
         self.buffer = buffer;
-        result
+        result.map(|()| cost)
     }
 
     /// Answers a DNS query over UDP in place. `None` where the packet is none.
@@ -486,3 +541,17 @@ impl Driver {
         }
     }
 }
+
+/// However the driver ends, be it that an embedder's code panicked in it, nobody waits for it.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let owners: Vec<Owner> = self.stacks.keys().copied().collect();
+        owners.into_iter().for_each(|owner| self.remove_stack(owner, ENDED));
+        // Who still holds a port must not keep itself alive by waking it.
+        *self.shared.ready.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// Why sockets end.
+const REMOVED: &str = "the container was removed from its network";
+const ENDED: &str = "the node's data plane has ended";

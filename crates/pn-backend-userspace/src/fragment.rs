@@ -7,11 +7,15 @@ use core::time::Duration;
 
 use pn_overlay::packet::{IPV4_LEN, Ipv4Packet};
 
-/// How long the fragments of a packet wait for each other, as long as Linux lets them (`ipfrag_time`).
-const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the fragments of a packet wait for each other. Linux lets them for 30 s (`ipfrag_time`); at today's rates an
+/// identification comes around much sooner.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many packets may be incomplete at a time; beyond that the oldest is given up.
-const MAX_INCOMPLETE: usize = 16;
+/// How many packets may be incomplete at a time, in all and from one source, and the octets kept for them. Beyond that no
+/// other is begun: those that are may still be completed, which the eviction of old ones would prevent for all.
+const MAX_INCOMPLETE: usize = 256;
+const MAX_INCOMPLETE_OF_SOURCE: usize = 64;
+const MAX_OCTETS: usize = 4 << 20;
 
 /// The most octets an IPv4 packet can carry behind its header.
 const MAX_PAYLOAD: usize = 65_535 - IPV4_LEN;
@@ -59,6 +63,8 @@ pub(crate) fn fragment(
 pub(crate) struct Reassembly {
     /// Oldest first.
     incomplete: Vec<Incomplete>,
+    /// The octets of their payloads.
+    octets: usize,
 }
 
 #[derive(Debug)]
@@ -84,26 +90,49 @@ impl Reassembly {
         if !packet.is_fragment() {
             return Some(packet.payload().to_vec());
         }
-        self.incomplete.retain(|incomplete| now < incomplete.deadline);
+        while let Some(first) = self.incomplete.first()
+            && now >= first.deadline
+        {
+            self.remove(0);
+        }
         let octets = packet.octets();
         let word = |at: usize| u16::from_be_bytes([octets[at], octets[at + 1]]);
         let key = (packet.source(), word(4), packet.protocol());
         let (offset, more) = (usize::from(word(6) & OFFSET_MASK) * 8, word(6) & MORE_FRAGMENTS != 0);
-        let index = self.incomplete.iter().position(|incomplete| incomplete.key == key).unwrap_or_else(|| {
-            if self.incomplete.len() == MAX_INCOMPLETE {
-                self.incomplete.remove(0);
-            }
-            self.incomplete.push(Incomplete::new(key, now + TIMEOUT));
-            self.incomplete.len() - 1
-        });
-        match self.incomplete[index].add(offset, packet.payload(), more) {
-            Some(false) => None,
-            Some(true) => Some(self.incomplete.remove(index).payload),
-            None => {
-                self.incomplete.remove(index);
+        let found = self.incomplete.iter().position(|incomplete| incomplete.key == key);
+        let index = match found {
+            Some(index) => index,
+            None => self.begin(key, now)?,
+        };
+        let incomplete = &mut self.incomplete[index];
+        let before = incomplete.payload.len();
+        let is_complete = incomplete.add(offset, packet.payload(), more);
+        self.octets += incomplete.payload.len() - before;
+        match is_complete {
+            Some(false) if self.octets <= MAX_OCTETS => None,
+            Some(true) => Some(self.remove(index)),
+            // What makes it too much goes itself, and not what others have begun.
+            Some(false) | None => {
+                self.remove(index);
                 None
             }
         }
+    }
+
+    /// Begins a packet, where there is room for one more.
+    fn begin(&mut self, key: Key, now: Duration) -> Option<usize> {
+        let of_source = self.incomplete.iter().filter(|incomplete| incomplete.key.0 == key.0).count();
+        let is_full = self.incomplete.len() >= MAX_INCOMPLETE || of_source >= MAX_INCOMPLETE_OF_SOURCE;
+        (!is_full && self.octets < MAX_OCTETS).then(|| {
+            self.incomplete.push(Incomplete::new(key, now + TIMEOUT));
+            self.incomplete.len() - 1
+        })
+    }
+
+    fn remove(&mut self, index: usize) -> Vec<u8> {
+        let payload = self.incomplete.remove(index).payload;
+        self.octets -= payload.len();
+        payload
     }
 }
 
@@ -170,6 +199,12 @@ mod tests {
         packets
     }
 
+    /// Makes a fragment another source's.
+    fn from(source: u8, mut packet: Vec<u8>) -> Vec<u8> {
+        packet[15] = source;
+        packet
+    }
+
     fn accept(reassembly: &mut Reassembly, packet: &[u8], seconds: u64) -> Option<Vec<u8>> {
         reassembly.accept(&Ipv4Packet::parse(packet).unwrap(), Duration::from_secs(seconds))
     }
@@ -192,12 +227,51 @@ mod tests {
         let packets = fragments(&[7; 100], 68, 1);
         assert_eq!(accept(&mut reassembly, &packets[0], 0), None);
         for packet in &packets[1..] {
-            assert_eq!(accept(&mut reassembly, packet, 30), None, "the first is gone");
+            assert_eq!(accept(&mut reassembly, packet, 10), None, "the first is gone");
         }
-        for identification in 0..100 {
-            accept(&mut reassembly, &fragments(&[7; 100], 68, identification)[0], 30);
+        for source in 0..8 {
+            for identification in 0..100 {
+                let packet = from(source, fragments(&[7; 100], 68, identification).swap_remove(0));
+                accept(&mut reassembly, &packet, 20);
+            }
+            assert_eq!(reassembly.incomplete.len(), (64 * (usize::from(source) + 1)).min(256));
         }
-        assert_eq!(reassembly.incomplete.len(), MAX_INCOMPLETE);
+        assert_eq!(reassembly.octets, 256 * 48);
+        assert_eq!(accept(&mut reassembly, &fragments(&[7; 100], 68, 200)[0], 30), None);
+        assert_eq!((reassembly.incomplete.len(), reassembly.octets), (1, 48), "all before were given up");
+    }
+
+    #[test]
+    fn many_large_packets_are_put_together_at_a_time() {
+        let check = |count: usize| {
+            let packets: Vec<_> = (0..count).map(|n| fragments(&vec![7; 60_000], 1390, n as u16)).collect();
+            let mut reassembly = Reassembly::default();
+            let mut made = 0;
+            for nth in 0..packets[0].len() {
+                for (n, packet) in packets.iter().enumerate() {
+                    let packet = from(n as u8, packet[nth].clone());
+                    made += usize::from(accept(&mut reassembly, &packet, 0).is_some());
+                    assert!(reassembly.octets <= MAX_OCTETS);
+                }
+            }
+            made
+        };
+        assert_eq!(check(17), 17);
+        assert_eq!(check(64), 64);
+        // More than there is room for: those that fit are completed all the same.
+        let made = check(200);
+        assert!((60..=72).contains(&made), "{made}");
+    }
+
+    #[test]
+    fn a_payload_is_counted_once_and_given_back() {
+        let mut reassembly = Reassembly::default();
+        let packets = fragments(&[7; 20_000], 1390, 1);
+        // Backwards, twice each: the first makes room for all.
+        for packet in packets.iter().rev().flat_map(|packet| [packet, packet]) {
+            accept(&mut reassembly, packet, 0);
+            assert!([0, 20_000, 1368].contains(&reassembly.octets), "{}", reassembly.octets);
+        }
     }
 
     #[test]

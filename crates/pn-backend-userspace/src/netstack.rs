@@ -14,22 +14,31 @@ use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, Soc
 use smoltcp::phy::{self, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
-use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpProtocol, checksum};
+use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpProtocol, checksum};
 use tokio::sync::Notify;
 
 use crate::fragment::{Reassembly, fragment};
 
+mod orphans;
+
+use orphans::Orphans;
+
 /// Octets that a TCP connection buffers in each direction, and so its largest window.
 const TCP_BUFFER: usize = 512 * 1024;
 
-/// After so long without an answer to what was sent, a connection is given up.
-const TCP_TIMEOUT: Duration = Duration::from_secs(60);
+/// After so long without an answer, an attempt to connect is given up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// After so long without a packet from the other side, a connection is given up. smoltcp counts from the last packet that
+/// came, whether one was due or not, and probes a closed window every 60 s at least: so it has to be several times as long
+/// as that and as the time between keep-alives.
+const TCP_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// After so long without a packet to send, the other side is asked for a sign of life.
+const KEEP_ALIVE: Duration = Duration::from_secs(45);
 
 /// Connections that wait to be accepted, established or not, for each listener.
 const BACKLOG: usize = 128;
-
-/// Connections whose owner is gone and that still say goodbye; beyond that the oldest is reset.
-const MAX_ORPHANS: usize = 1024;
 
 /// Octets that wait in a UDP socket, each datagram counted with some more for what keeps it.
 const UDP_QUEUE: usize = 1024 * 1024;
@@ -52,13 +61,16 @@ pub(crate) struct Netstack {
     device: Queues,
     sockets: SocketSet<'static>,
     listeners: BTreeMap<u16, Listener>,
-    /// Why connections that are being made failed, where it is not the other side that refused.
-    unreachable: HashMap<SocketHandle, io::ErrorKind>,
-    orphans: VecDeque<SocketHandle>,
+    /// How connections ended; what is not here and is closed was given up.
+    ends: HashMap<SocketHandle, End>,
+    /// What is left to read of connections that both sides have closed; smoltcp forgets it with the connection.
+    rests: HashMap<SocketHandle, VecDeque<u8>>,
+    orphans: Orphans,
     udp: BTreeMap<u16, UdpQueue>,
     reassembly: Reassembly,
     identification: u16,
-    closed: bool,
+    /// Why it was closed, once it was.
+    closed: Option<&'static str>,
 }
 
 struct Listener {
@@ -66,6 +78,15 @@ struct Listener {
     pending: Vec<SocketHandle>,
     established: VecDeque<SocketHandle>,
     changed: Arc<Notify>,
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Nobody has the address.
+    Unreachable,
+    /// The other side reset it.
+    Reset,
 }
 
 struct UdpQueue {
@@ -93,12 +114,13 @@ impl Netstack {
             device,
             sockets: SocketSet::new(Vec::new()),
             listeners: BTreeMap::new(),
-            unreachable: HashMap::new(),
-            orphans: VecDeque::new(),
+            ends: HashMap::new(),
+            rests: HashMap::new(),
+            orphans: Orphans::default(),
             udp: BTreeMap::new(),
             reassembly: Reassembly::default(),
             identification: seed as u16,
-            closed: false,
+            closed: None,
         }
     }
 
@@ -115,9 +137,9 @@ impl Netstack {
         }
     }
 
-    /// Ends every connection and refuses new ones: the container is gone.
-    pub(crate) fn close(&mut self) {
-        self.closed = true;
+    /// Ends every connection and refuses new ones; everybody is told the reason.
+    pub(crate) fn close(&mut self, reason: &'static str) {
+        self.closed = Some(reason);
         for (_, socket) in self.sockets.iter_mut() {
             let smoltcp::socket::Socket::Tcp(socket) = socket;
             socket.abort();
@@ -127,16 +149,14 @@ impl Netstack {
     }
 
     pub(crate) fn check_open(&self) -> io::Result<()> {
-        if self.closed {
-            return Err(io::Error::new(io::ErrorKind::NotConnected, "the container was removed from its network"));
-        }
-        Ok(())
+        self.closed.map_or(Ok(()), |reason| Err(io::Error::new(io::ErrorKind::NotConnected, reason)))
     }
 
     /// Takes a packet for this container; `false` where it has no room.
     #[must_use]
     pub(crate) fn ingress(&mut self, packet: Vec<u8>, now: Duration) -> bool {
-        let Some(parsed) = Ipv4Packet::parse(&packet) else {
+        // What is for another address is not for anybody here.
+        let Some(parsed) = Ipv4Packet::parse(&packet).filter(|parsed| parsed.destination() == self.address) else {
             return true;
         };
         if parsed.protocol() == UDP {
@@ -177,14 +197,27 @@ impl Netstack {
         true
     }
 
-    /// Does what is due and moves what is to be sent to `out`. Returns when there is something to do again, if nothing
-    /// else happens before.
-    pub(crate) fn poll(&mut self, now: Duration, out: &mut VecDeque<Vec<u8>>) -> Option<Duration> {
+    /// Does what is due and moves what is to be sent to `out`, as many packets as there is room for. Returns when there is
+    /// something to do again, if nothing else happens before.
+    pub(crate) fn poll(&mut self, now: Duration, room: usize, out: &mut VecDeque<Vec<u8>>) -> Option<Duration> {
         let instant = instant(now);
         self.interface.poll_maintenance(instant);
         while let Some(packet) = self.device.rx.front() {
-            let port = destination_port(packet);
+            let (port, flags) = segment(packet).unzip();
+            let flags = flags.unwrap_or(0);
+            let ending = (flags & (RST | FIN) != 0).then(|| self.connection_of(packet)).flatten();
+            if let Some(port) = port
+                && flags & (SYN | ACK) == SYN
+                && !self.has_room(port)
+            {
+                // smoltcp would refuse it. The other side asks again, and somebody may have accepted one by then.
+                self.device.rx.pop_front();
+                continue;
+            }
             let result = self.interface.poll_ingress_single(instant, &mut self.device, &mut self.sockets);
+            if let Some(handle) = ending {
+                self.note_end(handle, flags);
+            }
             if matches!(result, PollIngressSingleResult::None) {
                 break;
             }
@@ -192,13 +225,57 @@ impl Netstack {
                 self.settle_listener(port);
             }
         }
+        let give_up_at = self.orphans.give_up(&mut self.sockets, now);
         while self.interface.poll_egress(instant, &mut self.device, &mut self.sockets) == PollResult::SocketStateChanged
         {
         }
-        self.bury_orphans();
-        out.append(&mut self.device.tx);
-        let next = self.interface.poll_at(instant, &self.sockets)?;
-        Some(Duration::from_micros(u64::try_from(next.total_micros()).unwrap_or(0)).max(now))
+        self.orphans.bury(&mut self.sockets);
+        let taken = self.device.tx.len().min(room);
+        out.extend(self.device.tx.drain(..taken));
+        let next = self.interface.poll_at(instant, &self.sockets);
+        let next = next.map(|next| Duration::from_micros(u64::try_from(next.total_micros()).unwrap_or(0)).max(now));
+        next.into_iter().chain(give_up_at).min()
+    }
+
+    /// Keeps what has to be known of a connection that a packet with these flags may have ended.
+    fn note_end(&mut self, handle: SocketHandle, flags: u8) {
+        let socket = self.sockets.get_mut::<tcp::Socket<'_>>(handle);
+        let state = socket.state();
+        if flags & RST != 0 && state == tcp::State::Closed {
+            self.ends.insert(handle, End::Reset);
+        } else if matches!(state, tcp::State::Closing | tcp::State::TimeWait) && !self.orphans.contains(handle) {
+            let rest = self.rests.entry(handle).or_default();
+            while socket.can_recv() {
+                let taken = socket.recv(|octets| {
+                    rest.extend(&*octets);
+                    (octets.len(), ())
+                });
+                taken.expect("there is something to receive");
+            }
+        }
+    }
+
+    /// Returns what is left to read of a connection that both sides have closed.
+    pub(crate) fn rest(&mut self, handle: SocketHandle) -> Option<&mut VecDeque<u8>> {
+        self.rests.get_mut(&handle)
+    }
+
+    /// Takes back what was not sent yet, and returns whether anything is left to send.
+    pub(crate) fn put_back(&mut self, packets: &mut VecDeque<Vec<u8>>) -> bool {
+        while let Some(packet) = packets.pop_back() {
+            self.device.tx.push_front(packet);
+        }
+        !self.device.tx.is_empty()
+    }
+
+    /// Returns whether one more connection to a port is answered, be it that nobody listens there and it is refused.
+    fn has_room(&mut self, port: u16) -> bool {
+        self.settle_listener(port);
+        let Some(listener) = self.listeners.get(&port) else {
+            return true;
+        };
+        // The one that listens is the last that was added.
+        listener.pending.iter().rev().any(|handle| self.sockets.get::<tcp::Socket<'_>>(*handle).is_listening())
     }
 
     /// Tells connections that are being made to an address that nobody has it.
@@ -207,7 +284,7 @@ impl Netstack {
             let smoltcp::socket::Socket::Tcp(socket) = socket;
             let to = socket.remote_endpoint().map(|remote| remote.addr);
             if socket.state() == tcp::State::SynSent && to == Some(IpAddress::Ipv4(address)) {
-                self.unreachable.insert(handle, io::ErrorKind::HostUnreachable);
+                self.ends.insert(handle, End::Unreachable);
                 socket.close();
             }
         }
@@ -231,7 +308,7 @@ impl Netstack {
         };
         for handle in listener.pending.into_iter().chain(listener.established) {
             self.tcp(handle).abort();
-            self.orphans.push_back(handle);
+            self.orphans.push(handle);
         }
     }
 
@@ -266,6 +343,7 @@ impl Netstack {
                 | tcp::State::FinWait2
                 | tcp::State::Closing
                 | tcp::State::LastAck => {
+                    self.sockets.get_mut::<tcp::Socket<'_>>(handle).set_timeout(Some(TCP_TIMEOUT.into()));
                     listener.established.push_back(handle);
                     listener.changed.notify_one();
                 }
@@ -274,7 +352,11 @@ impl Netstack {
         if !listening && pending.len() + listener.established.len() < BACKLOG {
             let mut socket = new_tcp();
             socket.listen(port).expect("a new socket listens on any port but 0");
-            pending.push(self.sockets.add(socket));
+            let handle = self.sockets.add(socket);
+            // It may have been another's.
+            self.ends.remove(&handle);
+            self.rests.remove(&handle);
+            pending.push(handle);
         }
         listener.pending = pending;
     }
@@ -296,7 +378,56 @@ impl Netstack {
         socket
             .connect(self.interface.context(), remote, local)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, format!("cannot connect to {to}: {error}")))?;
-        Ok(self.sockets.add(socket))
+        let handle = self.sockets.add(socket);
+        // It may have been another's.
+        self.ends.remove(&handle);
+        self.rests.remove(&handle);
+        Ok(handle)
+    }
+
+    /// Returns whether a connection that is being made is there, and why not if it failed; `None` while that is open.
+    pub(crate) fn connected(&mut self, handle: SocketHandle) -> Option<Result<(), io::ErrorKind>> {
+        let end = self.ends.get(&handle).copied();
+        let socket = self.tcp(handle);
+        match socket.state() {
+            tcp::State::SynSent | tcp::State::SynReceived => None,
+            tcp::State::Closed => Some(Err(match end {
+                Some(End::Unreachable) => io::ErrorKind::HostUnreachable,
+                Some(End::Reset) => io::ErrorKind::ConnectionRefused,
+                None => io::ErrorKind::TimedOut,
+            })),
+            tcp::State::Listen
+            | tcp::State::Established
+            | tcp::State::CloseWait
+            | tcp::State::FinWait1
+            | tcp::State::FinWait2
+            | tcp::State::Closing
+            | tcp::State::LastAck
+            | tcp::State::TimeWait => {
+                socket.set_timeout(Some(TCP_TIMEOUT.into()));
+                Some(Ok(()))
+            }
+        }
+    }
+
+    /// Returns why a connection that was there is no more.
+    pub(crate) fn broken(&self, handle: SocketHandle) -> io::Error {
+        let given_up =
+            if self.ends.contains_key(&handle) { io::ErrorKind::ConnectionReset } else { io::ErrorKind::TimedOut };
+        self.check_open().err().unwrap_or_else(|| given_up.into())
+    }
+
+    /// Finds the connection that a TCP packet belongs to.
+    fn connection_of(&self, packet: &[u8]) -> Option<SocketHandle> {
+        let packet = Ipv4Packet::parse(packet)?;
+        let [a, b, c, d] = *packet.payload().first_chunk()?;
+        let remote = IpEndpoint::new(IpAddress::Ipv4(packet.source()), u16::from_be_bytes([a, b]));
+        let port = u16::from_be_bytes([c, d]);
+        let mut sockets = self.sockets.iter().map(|(handle, smoltcp::socket::Socket::Tcp(socket))| (handle, socket));
+        let found = sockets.find(|(_, socket)| {
+            socket.remote_endpoint() == Some(remote) && socket.local_endpoint().is_some_and(|local| local.port == port)
+        });
+        found.map(|(handle, _)| handle)
     }
 
     /// Returns a connection's socket.
@@ -304,15 +435,11 @@ impl Netstack {
         self.sockets.get_mut(handle)
     }
 
-    /// Returns why a connection could not be made, where the reason is not the other side.
-    pub(crate) fn take_unreachable(&mut self, handle: SocketHandle) -> Option<io::ErrorKind> {
-        self.unreachable.remove(&handle)
-    }
-
     /// Takes a connection from its owner, who is gone; it says goodbye by itself.
     pub(crate) fn release(&mut self, handle: SocketHandle) {
-        self.unreachable.remove(&handle);
-        let closed = self.closed;
+        self.ends.remove(&handle);
+        self.rests.remove(&handle);
+        let closed = self.closed.is_some();
         let socket = self.tcp(handle);
         if closed || socket.recv_queue() > 0 {
             // Nobody will read what has arrived: a reset says so (RFC 9293 §3.6.1).
@@ -320,25 +447,7 @@ impl Netstack {
         } else {
             socket.close();
         }
-        self.orphans.push_back(handle);
-    }
-
-    fn bury_orphans(&mut self) {
-        let excess = self.orphans.len().saturating_sub(MAX_ORPHANS);
-        for handle in self.orphans.iter().take(excess) {
-            self.sockets.get_mut::<tcp::Socket<'_>>(*handle).abort();
-        }
-        let sockets = &mut self.sockets;
-        self.orphans.retain(|handle| {
-            let socket = sockets.get::<tcp::Socket<'_>>(*handle);
-            // An aborted socket keeps its addresses until its reset is sent.
-            let gone =
-                !socket.is_open() && (socket.state() == tcp::State::TimeWait || socket.local_endpoint().is_none());
-            if gone {
-                sockets.remove(*handle);
-            }
-            !gone
-        });
+        self.orphans.push(handle);
     }
 
     /// Opens a UDP socket; port 0 picks one.
@@ -392,7 +501,10 @@ impl Netstack {
             sum => sum,
         };
         datagram[6..8].copy_from_slice(&sum.to_be_bytes());
-        self.identification = self.identification.wrapping_add(1);
+        if IPV4_LEN + datagram.len() > usize::from(self.mtu) {
+            // Only fragments need one of their own (RFC 6864 §4.1), and there are few to go around.
+            self.identification = self.identification.wrapping_add(1);
+        }
         let header = |header: &mut [u8; IPV4_LEN]| {
             header[0] = 0x45;
             header[8..10].copy_from_slice(&[64, UDP]);
@@ -457,7 +569,8 @@ fn interface(address: Ipv4Addr, seed: u64, device: &mut Queues, now: Duration) -
 fn new_tcp() -> tcp::Socket<'static> {
     let buffer = || tcp::SocketBuffer::new(vec![0; TCP_BUFFER]);
     let mut socket = tcp::Socket::new(buffer(), buffer());
-    socket.set_timeout(Some(TCP_TIMEOUT.into()));
+    socket.set_timeout(Some(CONNECT_TIMEOUT.into()));
+    socket.set_keep_alive(Some(KEEP_ALIVE.into()));
     socket.set_nagle_enabled(false);
     socket.set_congestion_control(tcp::CongestionControl::Cubic);
     socket
@@ -470,11 +583,17 @@ fn udp_sum(source: Ipv4Addr, destination: Ipv4Addr, datagram: &[u8]) -> u16 {
     checksum::combine(&[pseudo, checksum::data(datagram)])
 }
 
-/// Returns the port a TCP packet is for.
-fn destination_port(packet: &[u8]) -> Option<u16> {
+/// Returns the port a TCP packet is for, and its flags.
+fn segment(packet: &[u8]) -> Option<(u16, u8)> {
     let packet = Ipv4Packet::parse(packet).filter(|packet| packet.protocol() == 6)?;
-    packet.payload().get(2..4).map(|port| u16::from_be_bytes([port[0], port[1]]))
+    let header = packet.payload().first_chunk::<14>()?;
+    Some((u16::from_be_bytes([header[2], header[3]]), header[13]))
 }
+
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
 
 impl phy::Device for Queues {
     type RxToken<'a> = Received;
@@ -515,3 +634,6 @@ impl phy::TxToken for ToSend<'_> {
         result
     }
 }
+
+#[cfg(test)]
+mod tests;

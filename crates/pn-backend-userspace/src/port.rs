@@ -21,14 +21,20 @@ use crate::udp::UdpSocket;
 const DNS_TIMEOUT: Duration = Duration::from_secs(1);
 const DNS_ATTEMPTS: u32 = 3;
 
+/// How long each of several addresses is tried.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The port DNS servers listen on.
 pub(crate) const DNS_PORT: u16 = 53;
 
 /// A container's sockets, in this process and without privileges.
 ///
 /// TCP and UDP on any port from 1 to 65 535; what is sent crosses the container's network and no other. The types implement
-/// tokio's traits, so libraries such as hyper run on them unchanged. Cheap to clone; the container itself belongs to the
-/// plan, and sockets fail once the plan removes it.
+/// tokio's traits, so libraries such as hyper run on them unchanged.
+///
+/// Cheap to clone, and keeps nothing alive: the container belongs to the plan, and the data plane to its
+/// [`UserspaceBackend`](crate::UserspaceBackend). Every socket fails with [`io::ErrorKind::NotConnected`] once a plan without
+/// the container is applied, and once the last clone of the backend is dropped, whoever still holds ports.
 #[derive(Clone)]
 pub struct Port(pub(crate) Arc<PortInner>);
 
@@ -36,6 +42,7 @@ pub(crate) struct PortInner {
     pub(crate) shared: Arc<Shared>,
     pub(crate) owner: Owner,
     pub(crate) network: NetworkId,
+    pub(crate) address: Ipv4Addr,
     pub(crate) resolver: Ipv4Addr,
     stack: Mutex<Netstack>,
     /// Whether it waits to be polled already.
@@ -130,7 +137,7 @@ impl From<ResolveError> for io::Error {
             ResolveError::Name { .. } => io::ErrorKind::InvalidInput,
             ResolveError::NoSuchName { .. } | ResolveError::NoAddress { .. } => io::ErrorKind::NotFound,
             ResolveError::Failed { .. } => io::ErrorKind::Other,
-            ResolveError::NoAnswer { .. } => io::ErrorKind::TimedOut,
+            ResolveError::NoAnswer { source, .. } => source.kind(),
         };
         Self::new(kind, error)
     }
@@ -150,7 +157,7 @@ impl Port {
     /// Returns the container's address.
     #[must_use]
     pub fn address(&self) -> Ipv4Addr {
-        self.0.lock().address()
+        self.0.address
     }
 
     /// Returns the container's network.
@@ -162,7 +169,7 @@ impl Port {
     /// Listens for TCP connections on a port; 0 picks one.
     ///
     /// # Errors
-    /// [`io::ErrorKind::AddrInUse`], and [`io::ErrorKind::NotConnected`] once the container was removed.
+    /// [`io::ErrorKind::AddrInUse`], and [`io::ErrorKind::NotConnected`] once the container or the backend is gone.
     pub fn listen(&self, port: u16) -> io::Result<TcpListener> {
         TcpListener::new(Arc::clone(&self.0), port)
     }
@@ -176,10 +183,10 @@ impl Port {
     }
 
     /// Connects to an address, or to a name, which the network's resolver is asked for and whose addresses are tried in the
-    /// order of its answer.
+    /// order of its answer: for 10 s each, or 60 s where there is one.
     ///
     /// # Errors
-    /// [`io::ErrorKind::ConnectionRefused`], [`io::ErrorKind::HostUnreachable`] where the network has no such address,
+    /// That of the last address: [`io::ErrorKind::ConnectionRefused`], [`io::ErrorKind::HostUnreachable`] where the network has no such address,
     /// [`io::ErrorKind::TimedOut`], those of [`ResolveError`], and those of [`listen`](Self::listen).
     ///
     /// # Cancel safety
@@ -197,11 +204,15 @@ impl Port {
                 }
             }
         };
+        // One that is alone has the time of every connection.
+        let patience = if addresses.len() > 1 { ATTEMPT_TIMEOUT } else { Duration::MAX };
         let mut last = None;
         for address in addresses {
-            match TcpStream::connect(Arc::clone(&self.0), SocketAddrV4::new(address, port)).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = Some(error),
+            let attempt = TcpStream::connect(Arc::clone(&self.0), SocketAddrV4::new(address, port));
+            match timeout(patience, attempt).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => last = Some(error),
+                Err(elapsed) => last = Some(elapsed.into()),
             }
         }
         Err(last.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
@@ -271,7 +282,7 @@ impl Port {
     ///
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] where the container sends faster than its packets leave, and
-    /// [`io::ErrorKind::NotConnected`] once the container was removed.
+    /// [`io::ErrorKind::NotConnected`] once the container or the backend is gone.
     pub fn send_raw(&self, packet: &[u8]) -> io::Result<()> {
         let sent = self.0.lock().send_raw(packet)?;
         self.0.wake();
@@ -287,8 +298,8 @@ impl PortInner {
         resolver: Ipv4Addr,
         stack: Netstack,
     ) -> Self {
-        let (stack, is_queued) = (Mutex::new(stack), AtomicBool::new(false));
-        Self { shared, owner, network, resolver, stack, is_queued }
+        let (address, stack, is_queued) = (stack.address(), Mutex::new(stack), AtomicBool::new(false));
+        Self { shared, owner, network, address, resolver, stack, is_queued }
     }
 
     /// Returns the stack; nothing that holds it waits for anything.

@@ -36,7 +36,7 @@ impl TcpListener {
     /// Waits for the next connection.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotConnected`] once the container was removed.
+    /// [`io::ErrorKind::NotConnected`] once the container or the backend is gone.
     ///
     /// # Cancel safety
     /// No connection is lost.
@@ -47,7 +47,7 @@ impl TcpListener {
             if let Some(handle) = accepted {
                 // Others may wait too, and a permit is one for all that came before.
                 self.changed.notify_one();
-                let stream = TcpStream { port: Arc::clone(&self.port), handle };
+                let stream = TcpStream { port: Arc::clone(&self.port), handle, is_shut_down: false };
                 let Ok(peer) = stream.peer_addr() else {
                     // It was reset before anybody looked.
                     continue;
@@ -81,17 +81,19 @@ impl fmt::Debug for TcpListener {
 /// A TCP connection of a container.
 ///
 /// Reading ends with 0 octets once the other side has closed, and with [`io::ErrorKind::ConnectionReset`] where it broke
-/// off. Dropping the stream sends what was written, and closes.
+/// off, or [`io::ErrorKind::TimedOut`] where it has been silent for 180 s though it was asked for a sign of life. Dropping the
+/// stream sends what was written, and closes.
 pub struct TcpStream {
     port: Arc<PortInner>,
     handle: SocketHandle,
+    is_shut_down: bool,
 }
 
 impl TcpStream {
     pub(crate) async fn connect(port: Arc<PortInner>, to: SocketAddrV4) -> io::Result<Self> {
         let handle = port.lock().connect(to)?;
         // From here on dropping the attempt gives the socket back.
-        let stream = Self { port, handle };
+        let stream = Self { port, handle, is_shut_down: false };
         stream.port.wake();
         core::future::poll_fn(|context| stream.poll_connected(context, to)).await?;
         Ok(stream)
@@ -99,26 +101,16 @@ impl TcpStream {
 
     fn poll_connected(&self, context: &Context<'_>, to: SocketAddrV4) -> Poll<io::Result<()>> {
         let mut stack = self.port.lock();
-        let unreachable = stack.take_unreachable(self.handle);
-        let socket = stack.tcp(self.handle);
-        match socket.state() {
-            State::SynSent | State::SynReceived => {
-                socket.register_send_waker(context.waker());
+        match stack.connected(self.handle) {
+            None => {
+                stack.tcp(self.handle).register_send_waker(context.waker());
                 Poll::Pending
             }
-            State::Closed => {
+            Some(Ok(())) => Poll::Ready(Ok(())),
+            Some(Err(kind)) => {
                 stack.check_open()?;
-                let kind = unreachable.unwrap_or(io::ErrorKind::ConnectionRefused);
                 Poll::Ready(Err(io::Error::new(kind, format!("cannot connect to {to}: {kind}"))))
             }
-            State::Listen
-            | State::Established
-            | State::CloseWait
-            | State::FinWait1
-            | State::FinWait2
-            | State::Closing
-            | State::LastAck
-            | State::TimeWait => Poll::Ready(Ok(())),
         }
     }
 
@@ -148,6 +140,11 @@ impl TcpStream {
 impl AsyncRead for TcpStream {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut stack = self.port.lock();
+        if let Some(rest) = stack.rest(self.handle) {
+            let len = io::Read::read(rest, buffer.initialize_unfilled())?;
+            buffer.advance(len);
+            return Poll::Ready(Ok(()));
+        }
         let socket = stack.tcp(self.handle);
         let window_was_small = socket.recv_queue() * 2 > socket.recv_capacity();
         let received = socket.recv(|octets| {
@@ -169,7 +166,7 @@ impl AsyncRead for TcpStream {
                 Poll::Ready(Ok(()))
             }
             Err(RecvError::Finished) => Poll::Ready(Ok(())),
-            Err(RecvError::InvalidState) => Poll::Ready(Err(stack.check_open().err().unwrap_or_else(reset))),
+            Err(RecvError::InvalidState) => Poll::Ready(Err(stack.broken(self.handle))),
         }
     }
 }
@@ -189,9 +186,8 @@ impl AsyncWrite for TcpStream {
                 Poll::Ready(Ok(written))
             }
             Err(_) => {
-                let is_closed = matches!(socket.state(), State::Closed);
-                let kind = if is_closed { reset() } else { io::ErrorKind::BrokenPipe.into() };
-                Poll::Ready(Err(stack.check_open().err().unwrap_or(kind)))
+                let is_broken = !self.is_shut_down && socket.state() == State::Closed;
+                Poll::Ready(Err(if is_broken { stack.broken(self.handle) } else { io::ErrorKind::BrokenPipe.into() }))
             }
         }
     }
@@ -201,7 +197,8 @@ impl AsyncWrite for TcpStream {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.is_shut_down = true;
         self.port.lock().tcp(self.handle).close();
         self.port.wake();
         Poll::Ready(Ok(()))
@@ -222,8 +219,4 @@ impl fmt::Debug for TcpStream {
             .field("peer_addr", &self.peer_addr().ok())
             .finish()
     }
-}
-
-fn reset() -> io::Error {
-    io::ErrorKind::ConnectionReset.into()
 }

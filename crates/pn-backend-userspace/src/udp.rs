@@ -32,7 +32,7 @@ impl UdpSocket {
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] for a datagram of more than 65 507 octets, [`io::ErrorKind::NotConnected`] once the
-    /// container was removed.
+    /// container or the backend is gone.
     ///
     /// # Cancel safety
     /// The datagram is sent whole or not at all.
@@ -50,7 +50,7 @@ impl UdpSocket {
     /// Receives a datagram: its length, and where it came from. What does not fit into the buffer is cut off.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotConnected`] once the container was removed.
+    /// [`io::ErrorKind::NotConnected`] once the container or the backend is gone.
     ///
     /// # Cancel safety
     /// No datagram is lost.

@@ -128,14 +128,9 @@ async fn d5_a_name_with_all_1022_addresses_is_resolved_over_tcp() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_without_a_resolver_waits_in_vain() {
-    let node = NodeId::from_u128(1);
     let mut cluster = Cluster::start(1).await;
     let container = cluster.add(1, 1);
-    let backend = UserspaceBackend::builder(node).listen("127.0.0.1:0".parse().unwrap()).build().await.unwrap();
-    let mut host = cluster.region.state().node(node).unwrap().clone();
-    (host.underlay, host.public_key) = (backend.local_addr(), backend.public_key());
-    cluster.change(Change::UpdateNode(host));
-    backend.apply(&cluster.region.state().node_plan(node)).await.into_result().unwrap();
+    let backend = cluster.replace_node_1(|builder| builder).await;
     let error = timeout(LIMIT, backend.port(container).unwrap().resolve("example.com")).await.unwrap().unwrap_err();
     assert_eq!(error.to_string(), "the resolver did not answer example.com");
 }
@@ -363,7 +358,10 @@ async fn a_dropped_backend_gives_everything_back() {
     assert_eq!(address.ip(), IpAddr::from([127, 0, 0, 1]));
     drop(cluster);
     let error = timeout(LIMIT, listener.accept()).await.unwrap().unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::NotConnected);
+    assert_eq!(
+        (error.kind(), error.to_string()),
+        (io::ErrorKind::NotConnected, "the node's data plane has ended".into())
+    );
     let rebind = async {
         while UdpSocket::bind(address).is_err() {
             tokio::task::yield_now().await;

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use cluster::Cluster;
 use pn_backend_userspace::{Port, TcpStream};
-use pn_core::Change;
+use pn_core::{Change, ContainerId, Name, Node, NodeId, PublicKey};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// Longer than anything here takes; what hangs fails.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -120,7 +120,7 @@ async fn failures_say_what_they_are() {
     let _udp = port_a.bind_udp(80).unwrap();
     assert_eq!(port_a.bind_udp(80).unwrap_err().kind(), ErrorKind::AddrInUse);
 
-    let missing = pn_core::ContainerId::from_u128(99);
+    let missing = ContainerId::from_u128(99);
     let error = cluster.region.nodes()[0].backend.port(missing).unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -199,7 +199,7 @@ async fn many_connections_at_once() {
     let (port_a, port_b) = (cluster.port(a), cluster.port(b));
     let listener = port_b.listen(3000).unwrap();
     let server = tokio::spawn(async move {
-        for _ in 0..500 {
+        for _ in 0..1200 {
             let (mut stream, _) = listener.accept().await.unwrap();
             tokio::spawn(async move {
                 let mut octets = [0; 4];
@@ -209,8 +209,8 @@ async fn many_connections_at_once() {
         }
     });
     let target = SocketAddrV4::new(port_b.address(), 3000);
-    for round in 0..5u32 {
-        let clients: Vec<_> = (0..100u32)
+    for round in 0..3u32 {
+        let clients: Vec<_> = (0..400u32)
             .map(|n| {
                 let port = port_a.clone();
                 tokio::spawn(async move {
@@ -268,4 +268,44 @@ async fn the_resolver_listens_on_its_port_only() {
     cluster.port(a).connect((resolver, 53)).await.unwrap();
     let error = cluster.port(a).connect((resolver, 80)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_is_silent_costs_seconds_and_not_the_connection() {
+    let mut cluster = Cluster::start(1).await;
+    let node = Node::new(
+        NodeId::from_u128(66),
+        "silent".parse().unwrap(),
+        "127.0.0.77:9".parse().unwrap(),
+        Ipv4Addr::new(100, 64, 0, 66).into(),
+        PublicKey::new([9; 32]),
+    );
+    let (silent, silent_node) = (ContainerId::from_u128(1000), node.id);
+    cluster.change(Change::AddNode(node));
+    let (a, b) = (cluster.add(1, 1), cluster.add(1, 1));
+    cluster.change(Change::Start { container: silent, slot: cluster::slot(1, "web", 1000), node: silent_node });
+    cluster.change(Change::Ready(silent));
+    cluster.apply().await;
+    let (port_a, port_b) = (cluster.port(a), cluster.port(b));
+
+    let began = Instant::now();
+    let address = cluster.region.state().container(silent).unwrap().address;
+    let error = port_a.connect((address, 80)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    assert_eq!(began.elapsed().as_secs(), 60);
+
+    // The name of all has all addresses, in any order: those of the others refuse or accept.
+    let _listener = port_b.listen(80).unwrap();
+    let name = Name::app(cluster::network(1), cluster::app(1));
+    for _ in 0..100 {
+        let began = Instant::now();
+        let stream = port_a.connect(format!("{name}:80")).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap().ip(), port_b.address());
+        let elapsed = began.elapsed().as_secs();
+        assert!(elapsed <= 10, "{elapsed} s");
+        if elapsed == 10 {
+            return;
+        }
+    }
+    panic!("the silent one was never tried first");
 }

@@ -14,5 +14,5 @@ pub mod zone;
 pub use answer::{View, answer};
 pub use names::Names;
 #[cfg(feature = "server")]
-pub use server::{DnsServer, DnsServerBuilder};
+pub use server::{DnsServer, DnsServerBuilder, serve_stream};
 pub use zone::{Lookup, Zone};

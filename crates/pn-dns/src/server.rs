@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use pn_core::{BackendError, ErrorKind, NetworkId, Resolver, Transport};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
@@ -205,17 +205,8 @@ impl Service {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(network = %self.network, %error, "cannot send DNS replies without delay");
         }
-        let mut stream = BufReader::new(stream);
-        let mut query = Vec::new();
         // An error or a silence of the client ends the connection, and there is nobody to tell.
-        while let Ok(Ok(())) = timeout(self.idle_timeout, read_message(&mut stream, &mut query)).await {
-            let Some(reply) = self.resolver.resolve(self.network, Transport::Tcp, &query) else {
-                continue;
-            };
-            let Ok(Ok(())) = timeout(self.idle_timeout, write_message(&mut stream, &reply)).await else {
-                return;
-            };
-        }
+        let _: io::Result<()> = serve_stream(stream, self.network, &*self.resolver, self.idle_timeout).await;
     }
 
     /// Waits a little after an error of a socket, so that one that stays costs no processor time.
@@ -225,16 +216,46 @@ impl Service {
     }
 }
 
-/// Reads a message with its length before it (RFC 7766 §8).
-async fn read_message(stream: &mut BufReader<TcpStream>, message: &mut Vec<u8>) -> io::Result<()> {
-    let len = stream.read_u16().await?;
-    message.resize(usize::from(len), 0);
-    stream.read_exact(message).await?;
+/// Answers the queries of one connection of a network, each with its length before it (RFC 7766 §8), until the client closes
+/// it. A query that gets no reply is passed over.
+///
+/// Connections come from anywhere: a socket, or a stack in this process.
+///
+/// # Errors
+/// [`io::ErrorKind::TimedOut`] where the client takes longer than `idle` for its next query or for reading a reply, and the
+/// stream's own.
+///
+/// # Panics
+/// Outside a tokio runtime with time enabled.
+pub async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    network: NetworkId,
+    resolver: &dyn Resolver,
+    idle: Duration,
+) -> io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    let mut query = Vec::new();
+    while timeout(idle, read_message(&mut stream, &mut query)).await?? {
+        if let Some(reply) = resolver.resolve(network, Transport::Tcp, &query) {
+            timeout(idle, write_message(stream.get_mut(), &reply)).await??;
+        }
+    }
     Ok(())
 }
 
-/// Writes a message with its length before it, in one piece (RFC 7766 §8).
-async fn write_message(stream: &mut BufReader<TcpStream>, message: &[u8]) -> io::Result<()> {
+/// Reads a message, and returns whether there was one before the stream ended.
+async fn read_message<S: AsyncRead + Unpin>(stream: &mut BufReader<S>, message: &mut Vec<u8>) -> io::Result<bool> {
+    if stream.fill_buf().await?.is_empty() {
+        return Ok(false);
+    }
+    let len = stream.read_u16().await?;
+    message.resize(usize::from(len), 0);
+    stream.read_exact(message).await?;
+    Ok(true)
+}
+
+/// Writes a message in one piece.
+async fn write_message<S: AsyncWrite + Unpin>(stream: &mut S, message: &[u8]) -> io::Result<()> {
     let len = u16::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     stream.write_all(&[&len.to_be_bytes(), message].concat()).await
 }

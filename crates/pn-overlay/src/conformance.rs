@@ -1,4 +1,5 @@
-//! The laws every data plane obeys, to be run against each implementation and each wrapper of one.
+//! The laws of data planes that a plan and an observation can show, to be run against each implementation and each wrapper of
+//! one: what is applied is observed, a second time changes nothing, and what is older is refused.
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
@@ -93,7 +94,9 @@ fn plans() -> (Host, Vec<NodePlan>) {
     moved.underlay_mtu = 1400;
     apply(vec![Change::UpdateNode(moved)]);
     apply(vec![Change::Fail(container(1)), Change::Fail(container(5))]);
-    apply(vec![Change::Fail(container(3))]);
+    // An id comes back, in another network.
+    apply(vec![Change::Fail(container(3)), start(1, 2, 5, 1)]);
+    apply(vec![Change::Fail(container(1))]);
     (Host { node: here.clone(), private_key: keys[0].clone() }, plans)
 }
 

@@ -65,6 +65,9 @@ struct Entry {
 /// Peers are told apart by 24 bits of the index that their messages name.
 const MAX_PEERS: u32 = 1 << 24;
 
+/// The first octet of a cookie reply.
+const COOKIE: u8 = 3;
+
 /// The longest datagram UDP carries.
 const MAX_DATAGRAM: usize = 65_535;
 
@@ -170,8 +173,12 @@ impl Tunnel {
         };
         let entry = self.peers.get_mut(index as usize).and_then(Option::as_mut).ok_or(DropReason::UnknownPeer)?;
         let step = entry.peer.open(from.ip(), datagram, &mut self.buffer)?;
-        // It is authentic, so the peer is where it came from.
-        entry.endpoint = from;
+        // What is authentic says where the peer is. A cookie is not, nor is what is answered with one: who knows the public
+        // keys makes both.
+        let is_authentic = datagram.first() != Some(&COOKIE) && !matches!(step, Step::Send([COOKIE, ..]));
+        if is_authentic {
+            entry.endpoint = from;
+        }
         if let Step::Send(reply) = &step {
             send(out, from, reply.len(), |buffer| Ok(copy(reply, buffer)))?;
         }

@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use pn_backend_userspace::{Loopback, Port, UnderlayTap};
+use pn_backend_userspace::backend::Builder;
+use pn_backend_userspace::{Loopback, Port, UnderlayTap, UserspaceBackend};
 use pn_core::*;
 
 /// Some nodes, and networks 1 and 2, each with an app of the same number.
@@ -68,6 +69,18 @@ impl Cluster {
 
     pub(crate) async fn apply(&self) {
         self.region.apply().await.unwrap();
+    }
+
+    /// Makes another data plane the first node's, and applies the plan to it alone.
+    pub(crate) async fn replace_node_1(&mut self, edit: impl FnOnce(Builder) -> Builder) -> UserspaceBackend {
+        let node = self.region.nodes()[0].id;
+        let builder = UserspaceBackend::builder(node).listen("127.0.0.1:0".parse().unwrap());
+        let backend = edit(builder).build().await.unwrap();
+        let mut host = self.region.state().node(node).unwrap().clone();
+        (host.underlay, host.public_key) = (backend.local_addr(), backend.public_key());
+        self.change(Change::UpdateNode(host));
+        backend.apply(&self.region.state().node_plan(node)).await.into_result().unwrap();
+        backend
     }
 
     pub(crate) fn port(&self, container: ContainerId) -> Port {

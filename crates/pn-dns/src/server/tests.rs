@@ -207,3 +207,30 @@ fn a_server_may_outlive_its_runtime() {
     });
     drop(server.join().unwrap());
 }
+
+#[tokio::test]
+async fn any_stream_is_served_until_its_client_ends_it() {
+    let names = names().await;
+    let name = "1.web.ap1.pn1.^";
+    for (cut, expected) in [(0, Ok(())), (1, Err(io::ErrorKind::UnexpectedEof))] {
+        let (mut client, server) = tokio::io::duplex(64);
+        let query = stub::query(&expand(name), 3).unwrap();
+        let message = [&(query.len() as u16).to_be_bytes(), &query[..]].concat();
+        let ask = async {
+            // What gets no reply is passed over.
+            client.write_all(&[0, 0]).await.unwrap();
+            client.write_all(&message).await.unwrap();
+            let mut reply = vec![0; usize::from(client.read_u16().await.unwrap())];
+            client.read_exact(&mut reply).await.unwrap();
+            assert_eq!(stub::addresses(3, &expand(name), &reply), Ok(address(1)));
+            client.write_all(&message[..cut]).await.unwrap();
+            drop(client);
+        };
+        let serve = serve_stream(server, network(1), &*names, PATIENCE);
+        let ((), served) = soon("an answered stream", async { tokio::join!(ask, serve) }).await;
+        assert_eq!(served.map_err(|error| error.kind()), expected);
+    }
+    let (_client, server) = tokio::io::duplex(64);
+    let error = serve_stream(server, network(1), &*names, Duration::from_millis(1)).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+}

@@ -233,22 +233,28 @@ fn a_removed_peer_is_a_stranger() {
     assert_eq!(b.seal(1, b"back"), Err(DropReason::NoRoute));
 }
 
-#[test]
-fn a_flood_of_handshakes_is_met_with_cookies() {
-    let (mut a, mut b) = pair();
-    // Fresh initiations from a stranger whose first code is right: each costs curve arithmetic until the limit.
+/// Has a side see so many handshakes of strangers that it asks for cookies, and returns how often it did.
+fn flood(target: &mut Side) -> usize {
     let mut replies = 0;
+    // Fresh initiations whose first code is right: each costs curve arithmetic until the limit.
     for _ in 0..500 {
         let mut stranger = side(9);
-        stranger.tunnel.set_peer(b.config);
-        stranger.seal(2, b"x").unwrap();
+        stranger.tunnel.set_peer(target.config);
+        stranger.seal(target.config.node.as_u128() as u8, b"x").unwrap();
         let initiation = stranger.take().remove(0);
-        match b.open(&stranger.config, &initiation) {
-            Ok(None) => replies += b.take().iter().filter(|reply| reply.len() == 64 && reply[0] == 3).count(),
+        match target.open(&stranger.config, &initiation) {
+            Ok(None) => replies += target.take().iter().filter(|reply| reply.len() == 64 && reply[0] == 3).count(),
             Err(reason) => assert_eq!(reason, DropReason::UnknownPeer),
             Ok(Some(_)) => panic!("a stranger's packet arrived"),
         }
     }
+    replies
+}
+
+#[test]
+fn a_flood_of_handshakes_is_met_with_cookies() {
+    let (mut a, mut b) = pair();
+    let replies = flood(&mut b);
     assert!(replies >= 300, "{replies} cookies");
 
     // The peer gets through with the cookie it is given: at its next attempt, which a tick makes after 5 s; here at once.
@@ -258,4 +264,39 @@ fn a_flood_of_handshakes_is_met_with_cookies() {
     let cookie = b.take().remove(0);
     assert_eq!((cookie[0], cookie.len()), (3, 64));
     assert_eq!(a.open(&b.config, &cookie), Ok(None));
+}
+
+/// Where a side believes its only peer to be.
+fn endpoint(side: &Side) -> SocketAddr {
+    side.tunnel.peers().next().unwrap().endpoint
+}
+
+#[test]
+fn a_response_that_is_answered_with_a_cookie_moves_nobody() {
+    let (mut a, mut b) = pair();
+    b.seal(1, b"hello").unwrap();
+    let initiation = b.take().remove(0);
+    a.open(&b.config, &initiation).unwrap();
+    let response = a.take().remove(0);
+    assert_eq!(response[0], 2);
+    flood(&mut b);
+    let elsewhere = PeerConfig { underlay: SocketAddr::from(([203, 0, 113, 66], 666)), ..a.config };
+    assert_eq!(b.open(&elsewhere, &response), Ok(None));
+    let (to, cookie) = b.out.iter().next().unwrap();
+    assert_eq!((to, cookie[0]), (elsewhere.underlay, 3), "who asked is answered");
+    assert_eq!(endpoint(&b), a.config.underlay);
+}
+
+#[test]
+fn a_cookie_moves_nobody() {
+    let (mut a, mut b) = pair();
+    flood(&mut b);
+    a.seal(2, b"hello").unwrap();
+    let initiation = a.take().remove(0);
+    b.open(&a.config, &initiation).unwrap();
+    let cookie = b.take().remove(0);
+    assert_eq!(cookie[0], 3);
+    let elsewhere = PeerConfig { underlay: SocketAddr::from(([203, 0, 113, 66], 666)), ..b.config };
+    assert_eq!(a.open(&elsewhere, &cookie), Ok(None));
+    assert_eq!(endpoint(&a), b.config.underlay);
 }

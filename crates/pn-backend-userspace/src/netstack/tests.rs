@@ -1,0 +1,275 @@
+//! Two stacks, joined by a wire without delay, in virtual time.
+
+use super::*;
+
+const PORT: u16 = 80;
+
+struct Wire {
+    a: Netstack,
+    b: Netstack,
+    now: Duration,
+    /// Whether packets get through.
+    is_cut: bool,
+    /// TCP resets that were carried.
+    resets: usize,
+}
+
+impl Wire {
+    fn new() -> Self {
+        let stack = |n: u8| Netstack::new(Ipv4Addr::new(10, 240, 0, n), 1390, n.into(), Duration::ZERO);
+        Self { a: stack(1), b: stack(2), now: Duration::ZERO, is_cut: false, resets: 0 }
+    }
+
+    /// Carries packets for some time, jumping from deadline to deadline.
+    fn run(&mut self, time: Duration) {
+        let until = self.now + time;
+        for _ in 0..1_000_000 {
+            let (mut from_a, mut from_b) = (VecDeque::new(), VecDeque::new());
+            let next_a = self.a.poll(self.now, usize::MAX, &mut from_a);
+            let next_b = self.b.poll(self.now, usize::MAX, &mut from_b);
+            if !from_a.is_empty() || !from_b.is_empty() {
+                self.carry(from_a, from_b);
+                continue;
+            }
+            match next_a.into_iter().chain(next_b).min() {
+                // What is due now and was not done has to be due later.
+                Some(next) if next <= until => self.now = next.max(self.now + Duration::from_micros(1)),
+                _ => {
+                    self.now = until;
+                    return;
+                }
+            }
+        }
+        panic!("the stacks never rest");
+    }
+
+    fn carry(&mut self, from_a: VecDeque<Vec<u8>>, from_b: VecDeque<Vec<u8>>) {
+        if self.is_cut {
+            return;
+        }
+        let is_reset = |packet: &&Vec<u8>| packet[9] == 6 && packet[33] & 4 != 0;
+        self.resets += from_a.iter().chain(&from_b).filter(is_reset).count();
+        for packet in from_a {
+            assert!(self.b.ingress(packet, self.now));
+        }
+        for packet in from_b {
+            assert!(self.a.ingress(packet, self.now));
+        }
+    }
+
+    fn listen(&mut self) {
+        self.b.listen(PORT).unwrap();
+    }
+
+    fn start(&mut self) -> SocketHandle {
+        self.a.connect(SocketAddrV4::new(self.b.address(), PORT)).unwrap()
+    }
+
+    /// Makes a connection from `a` to `b`.
+    fn connection(&mut self) -> (SocketHandle, SocketHandle) {
+        self.listen();
+        let client = self.start();
+        self.run(Duration::from_millis(50));
+        assert_eq!(self.a.connected(client), Some(Ok(())));
+        (client, self.b.accept(PORT).unwrap().unwrap())
+    }
+
+    /// Writes to `b`'s end until nothing more is taken, and returns how much was.
+    fn fill(&mut self, server: SocketHandle) -> Result<usize, tcp::SendError> {
+        let mut filled = 0;
+        loop {
+            match self.b.tcp(server).send_slice(&[7; 65_536])? {
+                0 => return Ok(filled),
+                written => filled += written,
+            }
+            self.run(Duration::from_millis(1));
+        }
+    }
+}
+
+#[test]
+fn an_idle_connection_stays() {
+    let mut wire = Wire::new();
+    let (client, server) = wire.connection();
+    wire.run(Duration::from_secs(20 * 60));
+    wire.a.tcp(client).send_slice(b"still there?").unwrap();
+    wire.run(Duration::from_secs(1));
+    assert_eq!(wire.b.tcp(server).recv_queue(), 12);
+    wire.b.tcp(server).send_slice(b"yes").unwrap();
+    wire.run(Duration::from_secs(1));
+    assert_eq!(wire.a.tcp(client).recv_queue(), 3);
+}
+
+#[test]
+fn who_has_shut_down_can_wait_for_the_answer() {
+    let mut wire = Wire::new();
+    let (client, server) = wire.connection();
+    wire.a.tcp(client).send_slice(b"request").unwrap();
+    wire.a.tcp(client).close();
+    wire.run(Duration::from_secs(90));
+    wire.b.tcp(server).send_slice(b"answer").unwrap();
+    wire.run(Duration::from_secs(1));
+    assert_eq!(wire.a.tcp(client).recv_queue(), 6);
+}
+
+#[test]
+fn a_reader_may_pause_for_minutes() {
+    let mut wire = Wire::new();
+    let (client, server) = wire.connection();
+    let mut sent = 0;
+    for _ in 0..15 {
+        sent += wire.fill(server).unwrap();
+        wire.run(Duration::from_secs(60));
+    }
+    let mut received = 0;
+    while wire.b.tcp(server).send_queue() > 0 || wire.a.tcp(client).recv_queue() > 0 {
+        received += wire.a.tcp(client).recv(|octets| (octets.len(), octets.len())).unwrap();
+        wire.run(Duration::from_millis(1));
+    }
+    assert!(sent > TCP_BUFFER, "both buffers were full");
+    assert_eq!(received, sent);
+}
+
+#[test]
+fn a_connection_ends_when_the_other_side_is_gone() {
+    let mut wire = Wire::new();
+    let (client, _) = wire.connection();
+    wire.is_cut = true;
+    wire.run(TCP_TIMEOUT - Duration::from_secs(1));
+    assert!(wire.a.tcp(client).is_active());
+    wire.run(Duration::from_secs(2));
+    assert!(!wire.a.tcp(client).is_open());
+    assert_eq!(wire.a.broken(client).kind(), io::ErrorKind::TimedOut);
+}
+
+#[test]
+fn a_reset_is_told_from_silence() {
+    let mut wire = Wire::new();
+    let (client, server) = wire.connection();
+    wire.b.tcp(server).abort();
+    wire.run(Duration::from_millis(1));
+    assert!(!wire.a.tcp(client).is_open());
+    assert_eq!(wire.a.broken(client).kind(), io::ErrorKind::ConnectionReset);
+
+    let mut wire = Wire::new();
+    let refused = wire.start();
+    wire.run(Duration::from_millis(1));
+    assert_eq!(wire.a.connected(refused), Some(Err(io::ErrorKind::ConnectionRefused)));
+    wire.is_cut = true;
+    let unanswered = wire.start();
+    wire.run(CONNECT_TIMEOUT - Duration::from_secs(1));
+    assert_eq!(wire.a.connected(unanswered), None);
+    wire.run(Duration::from_secs(2));
+    assert_eq!(wire.a.connected(unanswered), Some(Err(io::ErrorKind::TimedOut)));
+    let unreachable = wire.start();
+    wire.a.unreachable(wire.b.address());
+    assert_eq!(wire.a.connected(unreachable), Some(Err(io::ErrorKind::HostUnreachable)));
+}
+
+#[test]
+fn a_clean_end_has_no_reset() {
+    let mut wire = Wire::new();
+    let (client, server) = wire.connection();
+    wire.a.release(client);
+    wire.run(Duration::from_secs(1));
+    wire.b.release(server);
+    wire.run(Duration::from_secs(20));
+    assert_eq!(wire.resets, 0);
+}
+
+#[test]
+fn a_writer_learns_that_its_reader_is_gone() {
+    let mut wire = Wire::new();
+    let (client, server) = wire.connection();
+    // Nothing is unread when it goes: a polite goodbye, and then more comes.
+    wire.a.release(client);
+    wire.run(Duration::from_secs(1));
+    wire.fill(server).unwrap_err();
+    assert_eq!(wire.b.tcp(server).state(), tcp::State::Closed);
+    assert_eq!(wire.a.sockets.iter().count(), 0);
+}
+
+#[test]
+fn no_connection_outlives_its_owner_for_ever() {
+    // The other side never says goodbye, and answers every keep-alive.
+    let mut wire = Wire::new();
+    let (client, server) = wire.connection();
+    wire.a.release(client);
+    wire.run(Duration::from_secs(55));
+    assert_eq!(wire.a.tcp(client).state(), tcp::State::FinWait2);
+    wire.run(Duration::from_secs(10));
+    assert_eq!(wire.a.sockets.iter().count(), 0);
+    assert_eq!(wire.b.tcp(server).state(), tcp::State::Closed);
+
+    // The other side never reads, and answers every probe.
+    let mut wire = Wire::new();
+    let (_client, server) = wire.connection();
+    wire.fill(server).unwrap();
+    wire.b.release(server);
+    wire.run(Duration::from_secs(170));
+    assert!(wire.b.tcp(server).is_open());
+    wire.run(Duration::from_secs(20));
+    let listens = |(_, smoltcp::socket::Socket::Tcp(socket)): (_, &smoltcp::socket::Socket<'_>)| socket.is_listening();
+    assert!(wire.b.sockets.iter().all(listens));
+}
+
+#[test]
+fn what_was_written_arrives_at_a_slow_reader_after_its_writer_is_gone() {
+    let mut wire = Wire::new();
+    let (client, server) = wire.connection();
+    let sent = wire.fill(server).unwrap();
+    wire.b.release(server);
+    let mut received = 0;
+    while wire.a.tcp(client).may_recv() {
+        received += wire.a.tcp(client).recv(|octets| (octets.len().min(50_000), octets.len().min(50_000))).unwrap();
+        wire.run(Duration::from_secs(30));
+    }
+    assert_eq!(received, sent);
+}
+
+#[test]
+fn a_burst_beyond_the_backlog_waits() {
+    let mut wire = Wire::new();
+    wire.listen();
+    let clients: Vec<_> = (0..3 * BACKLOG).map(|_| wire.start()).collect();
+    wire.run(Duration::from_millis(50));
+    assert_eq!(clients.iter().filter(|client| wire.a.connected(**client).is_some()).count(), BACKLOG);
+    let mut accepted = 0;
+    for _ in 0..CONNECT_TIMEOUT.as_secs() {
+        while wire.b.accept(PORT).unwrap().is_some() {
+            accepted += 1;
+        }
+        wire.run(Duration::from_secs(1));
+    }
+    assert_eq!(accepted, clients.len());
+    assert!(clients.iter().all(|client| wire.a.connected(*client) == Some(Ok(()))));
+    assert_eq!(wire.resets, 0);
+}
+
+#[test]
+fn a_packet_for_another_address_is_not_taken() {
+    let mut wire = Wire::new();
+    let (port, _) = wire.b.bind_udp(0).unwrap();
+    for (last, arrives) in [(2, true), (3, false)] {
+        let to = SocketAddrV4::new(Ipv4Addr::new(10, 240, 0, last), port);
+        assert!(wire.a.send_udp(7, to, b"x").unwrap());
+        wire.run(Duration::from_millis(1));
+        assert_eq!(wire.b.receive_udp(port).unwrap().is_some(), arrives);
+    }
+}
+
+#[test]
+fn what_arrived_waits_for_its_reader_after_both_sides_have_closed() {
+    let mut wire = Wire::new();
+    let (client, server) = wire.connection();
+    wire.a.tcp(client).close();
+    wire.run(Duration::from_secs(1));
+    wire.b.tcp(server).send_slice(b"answer").unwrap();
+    wire.b.release(server);
+    // Longer than TIME-WAIT.
+    wire.run(Duration::from_secs(60));
+    assert_eq!(wire.a.rest(client).unwrap(), b"answer");
+    wire.a.release(client);
+    wire.run(Duration::from_secs(1));
+    assert!(wire.a.rests.is_empty() && wire.a.sockets.iter().count() == 0);
+}
