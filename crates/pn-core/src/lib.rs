@@ -22,6 +22,7 @@ pub mod plan;
 pub mod policy;
 pub mod project;
 pub mod record;
+pub mod source;
 pub mod state;
 pub mod subnet;
 pub mod time;
@@ -46,6 +47,7 @@ pub use plan::{Endpoint, Generation, NetworkPlan, NodePlan, Plan, Stage, TypeNam
 pub use policy::{Policy, Region, Requirement};
 pub use project::{NetworkRequest, Project, Terms};
 pub use record::{LoadError, Record};
+pub use source::{Followed, PlanSource};
 pub use state::{ApplyError, Change, NodePlanner, State};
 pub use subnet::{Subnet, SubnetError};
 pub use time::Timestamp;
