@@ -32,7 +32,7 @@ only() {
 }
 only boringtun '^crates/pn-overlay/src/peer\.rs$'
 only hickory_proto '^crates/pn-dns/src/wire(\.rs|/)'
-only smoltcp '^crates/pn-backend-userspace/src/(netstack|fragment|tcp)\.rs$'
+only smoltcp '^crates/pn-backend-userspace/src/(netstack(/|\.rs)|(fragment|tcp)\.rs$)'
 
 # No unsafe code anywhere so far.
 for lib in crates/*/src/lib.rs; do

@@ -500,6 +500,39 @@ fn x4_meanwhile_no_name_comes_early_goes_late_or_is_ever_without_an_address() {
 }
 
 #[test]
+fn x4_meanwhile_no_name_leads_to_the_container_that_got_its_address() {
+    let mut state = State::new(Region::default());
+    let six = NetworkRequest { subnet: Some("10.9.0.0/29".parse().unwrap()), ..enable(1) };
+    let setup =
+        [Change::AddProject(Project::new(project(1), "p1".parse().unwrap())), Change::EnablePrivateNetwork(six)];
+    let nodes = [1, 2].map(|n| Change::AddNode(new_node(n)));
+    for change in setup.into_iter().chain(add_app(1, 1, "web:10")).chain(nodes) {
+        state.apply(T0, change).unwrap();
+    }
+    let start_ready = |state: &mut State, now, n: u32, node| {
+        state.apply(now, start(n.into(), slot(1, "web", n), node)).unwrap();
+        state.apply(now, Change::Ready(container(n.into()))).unwrap();
+        state.container(container(n.into())).unwrap().address
+    };
+    let first = start_ready(&mut state, T0, 1, 1);
+    // Node 2 learns this, and then nothing for two minutes, in which the address goes from slot 1 to slot 7.
+    let other = start_ready(&mut state, T0, 2, 2);
+    let published = state.node_plan(node(2)).zones();
+    state.apply(T0, Change::Fail(container(1))).unwrap();
+    let rested = T0.after(Duration::from_secs(60));
+    (3..7).for_each(|n| assert_ne!(start_ready(&mut state, rested, n, 1), first));
+    assert_eq!(start_ready(&mut state, rested, 7, 1), first);
+    state.apply(rested, Change::Fail(container(3))).unwrap();
+    let second = start_ready(&mut state, rested.after(Duration::from_secs(60)), 1, 1);
+    assert_ne!(second, first);
+
+    let plan = state.node_plan(node(2));
+    let meanwhile = plan.zones_meanwhile(&published);
+    let web = meanwhile.zones[&network(1)].of_type(app(1), &ContainerType::web()).unwrap();
+    assert_eq!(*web.containers, [(2, other)], "slot 1's old address is slot 7's");
+}
+
+#[test]
 fn scaling_in_withdraws_the_names_beyond() {
     let mut state = two_networks();
     for n in 1..=3 {
