@@ -49,6 +49,18 @@ fn n3_release_is_idempotent() {
     assert_eq!(pool.take(&'c', at(1000)), Err(Exhausted::InUse));
 }
 
+#[test]
+fn n1_giving_one_of_1022_numbers_back_frees_that_one() {
+    let mut pool = Pool::new(1022, REST);
+    (1..=1022).for_each(|number| assert_eq!(pool.take(&number, at(0)), Ok(number)));
+    for number in 1..=1022 {
+        pool.release(number, number, at(1));
+        assert_eq!(pool.used(), 1022 - number);
+        assert_eq!(pool.take(&2000, at(1)), Err(Exhausted::Resting { until: at(61) }));
+    }
+    (1..=1022).rev().for_each(|number| assert_eq!(pool.take(&number, at(2)), Ok(number)));
+}
+
 /// The naive model: every number's whole state, searched from end to end.
 #[derive(Default)]
 struct Model {
