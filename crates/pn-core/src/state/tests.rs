@@ -91,6 +91,8 @@ fn a_22_gives_1022_distinct_addresses_and_then_an_error() {
     for n in 1..=1022 {
         state.apply(T0, start(n.into(), slot(1, "web", n), 1)).unwrap();
     }
+    assert_eq!([1, 2, 3].map(|n| state.used_addresses(network(n))), [Some(1022), Some(0), None]);
+    assert_eq!(state.app(app(1)).map(|app| app.id), Some(app(1)));
     let addresses: BTreeSet<Ipv4Addr> = state.containers(network(1)).map(|container| container.address).collect();
     assert_eq!(addresses.len(), 1022);
     assert_eq!(addresses.first(), Some(&Ipv4Addr::new(10, 240, 0, 1)));
@@ -268,6 +270,28 @@ fn nodes_of_two_families_share_no_network() {
     let moved = Node { tunnel_address: IpAddr::V6("fd00::1".parse().unwrap()), ..new_node(1) };
     let error = state.apply(T0, Change::UpdateNode(moved)).unwrap_err();
     assert!(matches!(error, ApplyError::NodeFamilies { .. }), "{error}");
+}
+
+#[test]
+fn a_node_has_addresses_that_packets_can_come_from_and_room_for_ip() {
+    let mut state = two_networks();
+    for underlay in ["192.0.2.4:0", "0.0.0.0:51820", "224.0.0.1:51820", "[::]:51820", "[ff02::1]:51820"] {
+        let underlay = underlay.parse().unwrap();
+        let error = state.apply(T0, Change::AddNode(Node { underlay, ..new_node(4) })).unwrap_err();
+        assert_eq!(error, ApplyError::NodeUnderlay { node: node(4), underlay });
+    }
+    for address in ["0.0.0.0", "224.0.0.1", "::", "ff02::1"] {
+        let address = address.parse().unwrap();
+        let error = state.apply(T0, Change::AddNode(Node { tunnel_address: address, ..new_node(4) })).unwrap_err();
+        assert_eq!(error, ApplyError::NodeTunnelAddress { node: node(4), address });
+    }
+    let small = |underlay_mtu| Change::AddNode(Node { underlay_mtu, ..new_node(4) });
+    let message = format!(
+        "node {} has underlay MTU 685, which leaves 575 octets to containers: at least 576 are needed",
+        node(4)
+    );
+    refused(&mut state, T0, small(685), &message);
+    state.apply(T0, small(686)).unwrap();
 }
 
 #[test]
