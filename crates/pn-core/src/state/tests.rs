@@ -10,6 +10,7 @@ use super::*;
 use crate::container_type::ContainerType;
 use crate::name::Name;
 use crate::net::PublicKey;
+use crate::policy::Requirement;
 use crate::project::Terms;
 
 const T0: Timestamp = Timestamp::ZERO;
@@ -292,6 +293,38 @@ fn a_node_has_addresses_that_packets_can_come_from_and_room_for_ip() {
     );
     refused(&mut state, T0, small(685), &message);
     state.apply(T0, small(686)).unwrap();
+}
+
+#[test]
+fn a_policy_decides_whether_a_project_with_apps_may_become_private() {
+    let with_app = |hosting, ordinary_hosting| {
+        let mut policy = Policy::default();
+        (policy.empty_project, policy.ordinary_hosting) = (Requirement::Optional, ordinary_hosting);
+        let mut state = State::new(Region { policy });
+        let added = App { hosting, ..App::new(app(1), project(1), "a".parse().unwrap()) };
+        for change in [Change::AddProject(Project::new(project(1), "p".parse().unwrap())), Change::AddApp(added)] {
+            state.apply(T0, change).unwrap();
+        }
+        state.apply(T0, Change::EnablePrivateNetwork(enable(1)))
+    };
+    assert!(with_app(Hosting::Ordinary, Requirement::Required).is_ok());
+    assert!(with_app(Hosting::HealthData, Requirement::Optional).is_ok());
+    let error = with_app(Hosting::HealthData, Requirement::Required).unwrap_err();
+    assert_eq!(error, ApplyError::HealthData { app: app(1) });
+}
+
+#[test]
+fn n8_the_id_of_a_disabled_network_rests_whatever_else_is_enabled() {
+    let mut state = two_networks();
+    state.apply(T0, Change::RemoveApp(app(1))).unwrap();
+    state.apply(T0, Change::DisablePrivateNetwork(project(1))).unwrap();
+    state.apply(T0, Change::AddProject(Project::new(project(3), "p".parse().unwrap()))).unwrap();
+    state.apply(T0.after(Duration::from_secs(9)), Change::EnablePrivateNetwork(enable(3))).unwrap();
+    let rested = T0.after(Region::default().policy.vni_rest);
+    let until = Timestamp::from_millis(rested.as_millis() - 1);
+    let error = state.apply(until, Change::EnablePrivateNetwork(enable(1))).unwrap_err();
+    assert_eq!(error, ApplyError::NetworkResting { network: network(1), until: rested });
+    state.apply(rested, Change::EnablePrivateNetwork(enable(1))).unwrap();
 }
 
 #[test]
