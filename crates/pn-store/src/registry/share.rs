@@ -308,7 +308,9 @@ impl Reader<'_> {
         if let Some(asked) = asked {
             real.extend(by_network.values().filter_map(|nodes| nodes.iter().find(|node| **node != asked)));
         }
-        real.retain(|node| known.iter().all(|known| known.id != *node));
+        let recorded = self.records.iter().filter_map(|record| if let Record::Node(node) = record { Some(node.id) } else { None });
+        let mut there: BTreeSet<NodeId> = known.iter().map(|node| node.id).chain(recorded).collect();
+        real.retain(|node| !there.contains(node));
         let keys: Vec<Key> = real.iter().map(|node| layout::node(*node)).collect();
         if !keys.is_empty() {
             self.is_mixed = true;
@@ -316,11 +318,7 @@ impl Reader<'_> {
                 known.extend(node_record(&entry)?);
             }
         }
-        let there: BTreeSet<NodeId> = known
-            .iter()
-            .map(|node| node.id)
-            .chain(self.records.iter().filter_map(|record| if let Record::Node(node) = record { Some(node.id) } else { None }))
-            .collect();
+        there.extend(known.iter().map(|node| node.id));
         let others: BTreeSet<NodeId> = by_network.into_values().flatten().filter(|node| !there.contains(node)).collect();
         known.extend(others.into_iter().map(placeholder));
         Ok(())
