@@ -1,6 +1,6 @@
 //! Recorded allocation of numbers that rest before somebody else gets them.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use core::time::Duration;
 
@@ -18,95 +18,100 @@ pub(crate) enum Exhausted {
     },
 }
 
-/// Gives the numbers from `1` to `capacity`, each to one owner at a time.
+/// Gives the numbers from `1` to `capacity` in turn, each to one owner at a time.
 ///
 /// A number rests after it was given back. While it does, the owner that had it gets it back at once, and nobody else gets
-/// it. Others get a number that was never used or, when there is none, the one that was given back first.
+/// it. Others get the next number in turn that neither is in use nor rests: every other one comes before a number comes
+/// again. So nothing has to be remembered of a number that has rested, and what is to be recorded stays small.
 ///
-/// Costs grow with the logarithm of the numbers that rest, memory with those that were ever used.
+/// Costs grow with the logarithm of the numbers that rest and, in words of 64, with those passed over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Pool<Owner> {
     capacity: u32,
     rest: Duration,
-    /// The smallest number that was never used.
-    fresh: u32,
-    /// One bit for each number below `fresh`: in use or not. Makes release idempotent (N3).
-    in_use: Vec<u64>,
-    /// Numbers from `fresh` on that were used all the same, as records said, and whether they are in use.
-    ahead: BTreeMap<u32, bool>,
+    /// The number whose turn it is.
+    next: u32,
+    in_use: Bits,
+    /// Numbers that rest; those that have rested leave with one of the next changes.
+    resting: Bits,
     /// How many numbers are in use.
     used: u32,
-    /// Numbers that rest, and who had them, oldest first.
-    resting: BTreeMap<(Timestamp, u32), Owner>,
+    /// Who had the numbers that rest, oldest first.
+    rests: BTreeMap<(Timestamp, u32), Owner>,
     /// The same by owner.
     by_owner: BTreeSet<(Owner, Timestamp, u32)>,
-    /// Numbers that have rested, in the order they were given back.
-    rested: VecDeque<u32>,
 }
 
 impl<Owner: Ord + Copy> Pool<Owner> {
+    /// How many numbers that have rested are forgotten with one change, so that the records it changes are few.
+    pub(crate) const SETTLED: usize = 8;
+
     pub(crate) const fn new(capacity: u32, rest: Duration) -> Self {
         Self {
             capacity,
             rest,
-            fresh: 1,
-            in_use: Vec::new(),
-            ahead: BTreeMap::new(),
+            next: 1,
+            in_use: Bits(Vec::new()),
+            resting: Bits(Vec::new()),
             used: 0,
-            resting: BTreeMap::new(),
+            rests: BTreeMap::new(),
             by_owner: BTreeSet::new(),
-            rested: VecDeque::new(),
         }
     }
 
     /// Takes a number for `owner`.
     pub(crate) fn take(&mut self, owner: &Owner, now: Timestamp) -> Result<u32, Exhausted> {
         self.settle(now);
-        while let Some(in_use) = self.ahead.remove(&self.fresh) {
-            self.fresh += 1;
-            self.set_in_use(self.fresh - 1, in_use);
-        }
-        let own = (*owner, Timestamp::ZERO, 0)..=(*owner, Timestamp::MAX, u32::MAX);
-        let number = if let Some(key) = self.by_owner.range(own).next_back().copied() {
-            self.by_owner.remove(&key);
-            self.resting.remove(&(key.1, key.2));
-            key.2
-        } else if self.fresh <= self.capacity {
-            self.fresh += 1;
-            self.fresh - 1
-        } else if let Some(number) = self.rested.pop_front() {
+        let number = if let Some((since, number)) = self.own(owner, now) {
+            self.forget_rest(since, number);
+            number
+        } else if let Some(number) = self.free(self.next, self.capacity).or_else(|| self.free(1, self.next)) {
+            self.next = if number < self.capacity { number + 1 } else { 1 };
             number
         } else {
-            let until = self.resting.first_key_value().map(|((since, _), _)| since.after(self.rest));
+            let until = self.rests.first_key_value().map(|((since, _), _)| since.after(self.rest));
             return Err(until.map_or(Exhausted::InUse, |until| Exhausted::Resting { until }));
         };
-        self.set_in_use(number, true);
+        self.in_use.set(number);
         self.used += 1;
         Ok(number)
     }
 
-    /// Takes a certain number that was recorded as given, before any other is taken; `false` where it is out of range or in use already.
+    /// Takes a certain number that was recorded as given; `false` where it is out of range, in use or resting.
     pub(crate) fn occupy(&mut self, number: u32) -> bool {
-        if number == 0 || number > self.capacity || self.is_in_use(number) {
-            return false;
+        let is_free = self.is_free(number);
+        if is_free {
+            self.in_use.set(number);
+            self.used += 1;
         }
-        // A number that was used before and is free rests, or has rested.
-        self.rested.retain(|rested| *rested != number);
-        self.set_in_use(number, true);
-        self.used += 1;
-        true
+        is_free
+    }
+
+    /// Takes back that a number was given, as if it had never been.
+    pub(crate) fn vacate(&mut self, number: u32) {
+        if self.in_use.unset(number) {
+            self.used -= 1;
+        }
+    }
+
+    /// Lets a number rest as it was recorded; `false` where it is out of range, in use or resting.
+    pub(crate) fn rest(&mut self, number: u32, owner: Owner, since: Timestamp) -> bool {
+        let is_free = self.is_free(number);
+        if is_free {
+            self.resting.set(number);
+            self.rests.insert((since, number), owner);
+            self.by_owner.insert((owner, since, number));
+        }
+        is_free
     }
 
     /// Gives a number back, to rest from `now`. Giving back what is not in use does nothing.
     pub(crate) fn release(&mut self, number: u32, owner: Owner, now: Timestamp) {
-        if !self.is_in_use(number) {
-            return;
+        if self.in_use.unset(number) {
+            self.settle(now);
+            self.used -= 1;
+            self.rest(number, owner, now);
         }
-        self.settle(now);
-        self.set_in_use(number, false);
-        self.used -= 1;
-        self.resting.insert((now, number), owner);
-        self.by_owner.insert((owner, now, number));
     }
 
     /// Returns how many numbers are in use.
@@ -114,41 +119,108 @@ impl<Owner: Ord + Copy> Pool<Owner> {
         self.used
     }
 
-    /// Forgets who had the numbers that have rested.
+    /// Returns the number whose turn it is.
+    pub(crate) const fn next(&self) -> u32 {
+        self.next
+    }
+
+    /// Says whose turn it is, as it was recorded; `false` where there is no such number.
+    pub(crate) const fn set_next(&mut self, number: u32) -> bool {
+        let is_there = number >= 1 && number <= self.capacity;
+        if is_there {
+            self.next = number;
+        }
+        is_there
+    }
+
+    /// Returns the numbers that rest, with who had them and since when, oldest first.
+    pub(crate) fn rests(&self) -> impl Iterator<Item = (u32, &Owner, Timestamp)> {
+        self.rests.iter().map(|((since, number), owner)| (*number, owner, *since))
+    }
+
+    /// Returns until when a number of an owner rests, if one does.
+    pub(crate) fn rests_until(&self, owner: &Owner, now: Timestamp) -> Option<Timestamp> {
+        self.own(owner, now).map(|(since, _)| since.after(self.rest))
+    }
+
+    /// Returns the number of an owner that rests, the one it gave back last.
+    fn own(&self, owner: &Owner, now: Timestamp) -> Option<(Timestamp, u32)> {
+        let own = (*owner, Timestamp::ZERO, 0)..=(*owner, Timestamp::MAX, u32::MAX);
+        let (_, since, number) = self.by_owner.range(own).next_back()?;
+        (now < since.after(self.rest)).then_some((*since, *number))
+    }
+
+    /// Forgets the numbers that have rested longest, if they have rested.
     fn settle(&mut self, now: Timestamp) {
-        while let Some(oldest) = self.resting.first_entry() {
-            let key = *oldest.key();
-            if now < key.0.after(self.rest) {
-                return;
+        for _ in 0..Self::SETTLED {
+            match self.rests.first_key_value() {
+                Some((&(since, number), _)) if since.after(self.rest) <= now => self.forget_rest(since, number),
+                _ => return,
             }
-            let owner = oldest.remove();
-            self.by_owner.remove(&(owner, key.0, key.1));
-            self.rested.push_back(key.1);
         }
     }
 
-    fn is_in_use(&self, number: u32) -> bool {
-        if number >= self.fresh {
-            return self.ahead.get(&number) == Some(&true);
+    fn forget_rest(&mut self, since: Timestamp, number: u32) {
+        self.resting.unset(number);
+        if let Some(owner) = self.rests.remove(&(since, number)) {
+            self.by_owner.remove(&(owner, since, number));
         }
-        let (word, bit) = place(number);
-        self.in_use.get(word).is_some_and(|bits| bits & bit != 0)
     }
 
-    fn set_in_use(&mut self, number: u32, in_use: bool) {
-        if number >= self.fresh {
-            self.ahead.insert(number, in_use);
-            return;
+    fn is_free(&self, number: u32) -> bool {
+        number >= 1 && number <= self.capacity && !self.in_use.has(number) && !self.resting.has(number)
+    }
+
+    /// Returns the first number from `first` to `last` that neither is in use nor rests.
+    fn free(&self, first: u32, last: u32) -> Option<u32> {
+        let (first, last) = (u64::from(first), u64::from(last));
+        for word in first / 64..=last / 64 {
+            let mut taken = self.in_use.word(word) | self.resting.word(word);
+            if word == first / 64 {
+                taken |= (1 << (first % 64)) - 1;
+            }
+            let number = word * 64 + u64::from(taken.trailing_ones());
+            if taken != u64::MAX {
+                return u32::try_from(number).ok().filter(|_| number <= last);
+            }
         }
+        None
+    }
+}
+
+/// A set of numbers, one bit for each up to the largest, so that equal sets are equal values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Bits(Vec<u64>);
+
+impl Bits {
+    fn word(&self, at: u64) -> u64 {
+        usize::try_from(at).ok().and_then(|at| self.0.get(at)).copied().unwrap_or(0)
+    }
+
+    fn has(&self, number: u32) -> bool {
         let (word, bit) = place(number);
-        if word >= self.in_use.len() {
-            self.in_use.resize(word + 1, 0);
+        self.0.get(word).is_some_and(|bits| bits & bit != 0)
+    }
+
+    fn set(&mut self, number: u32) {
+        let (word, bit) = place(number);
+        if word >= self.0.len() {
+            self.0.resize(word + 1, 0);
         }
-        if in_use {
-            self.in_use[word] |= bit;
-        } else {
-            self.in_use[word] &= !bit;
+        self.0[word] |= bit;
+    }
+
+    /// Takes a number out, and returns whether it was in.
+    fn unset(&mut self, number: u32) -> bool {
+        let was_in = self.has(number);
+        if was_in {
+            let (word, bit) = place(number);
+            self.0[word] &= !bit;
+            while self.0.last() == Some(&0) {
+                self.0.pop();
+            }
         }
+        was_in
     }
 }
 

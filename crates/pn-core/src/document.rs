@@ -28,10 +28,11 @@ use crate::container::{Container, Phase, Slot};
 use crate::network::{Encryption, Ipv6Prefix, KeyScope, Network};
 use crate::node::{Availability, Node};
 use crate::project::{Project, Terms};
-use crate::record::Record;
+use crate::record::{Numbers, Record, Rest};
 use crate::time::Timestamp;
 
 /// The version that is written. Version 1 is read, too: it knew no IPv6, no next key, no registration and no availability.
+/// Kinds were added to version 2 that an earlier release refuses: what rests, and whose turn it is.
 pub const VERSION: u32 = 2;
 
 /// Why what was read is no document.
@@ -108,6 +109,9 @@ enum Body {
     Network(NetworkBody),
     Node(NodeBody),
     Container(ContainerBody),
+    RestingAddress(RestingAddressBody),
+    RestingVni(RestingVniBody),
+    Next(NextBody),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -212,6 +216,30 @@ enum PhaseBody {
     DrainingSinceMs(u64),
 }
 
+#[derive(Serialize, Deserialize)]
+struct RestingAddressBody {
+    network: String,
+    address: Ipv4Addr,
+    app: String,
+    container_type: String,
+    index: u32,
+    since_ms: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RestingVniBody {
+    vni: u32,
+    network: String,
+    since_ms: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct NextBody {
+    /// The network whose addresses are meant; none for VNIs.
+    network: Option<String>,
+    number: u32,
+}
+
 impl From<&Record> for Body {
     fn from(record: &Record) -> Self {
         match record {
@@ -275,6 +303,26 @@ impl From<&Record> for Body {
                     Phase::Draining { since } => PhaseBody::DrainingSinceMs(since.as_millis()),
                 },
             }),
+            Record::Rest(Rest::Address { network, address, slot, since }) => Self::RestingAddress(RestingAddressBody {
+                network: network.to_string(),
+                address: *address,
+                app: slot.app().to_string(),
+                container_type: slot.container_type().to_string(),
+                index: slot.index(),
+                since_ms: since.as_millis(),
+            }),
+            Record::Rest(Rest::Vni { vni, network, since }) => Self::RestingVni(RestingVniBody {
+                vni: vni.get(),
+                network: network.to_string(),
+                since_ms: since.as_millis(),
+            }),
+            Record::Next(of, number) => Self::Next(NextBody {
+                network: match of {
+                    Numbers::Vnis => None,
+                    Numbers::Addresses(network) => Some(network.to_string()),
+                },
+                number: *number,
+            }),
         }
     }
 }
@@ -314,20 +362,31 @@ impl TryFrom<Body> for Record {
                     field("public_key", &node.public_key)?,
                 )
             }),
-            Body::Container(container) => {
-                let container_type = field("container_type", &container.container_type)?;
-                let slot = Slot::new(field("app", &container.app)?, container_type, container.index);
-                Self::Container(Container {
-                    id: field("id", &container.id)?,
-                    slot: slot.map_err(|error| wrong("index", &error))?,
-                    node: field("node", &container.node)?,
-                    address: container.address,
-                    phase: match container.phase {
-                        PhaseBody::Starting => Phase::Starting,
-                        PhaseBody::Ready => Phase::Ready,
-                        PhaseBody::DrainingSinceMs(since) => Phase::Draining { since: Timestamp::from_millis(since) },
-                    },
-                })
+            Body::Container(container) => Self::Container(Container {
+                id: field("id", &container.id)?,
+                slot: slot(&container.app, &container.container_type, container.index)?,
+                node: field("node", &container.node)?,
+                address: container.address,
+                phase: match container.phase {
+                    PhaseBody::Starting => Phase::Starting,
+                    PhaseBody::Ready => Phase::Ready,
+                    PhaseBody::DrainingSinceMs(since) => Phase::Draining { since: Timestamp::from_millis(since) },
+                },
+            }),
+            Body::RestingAddress(rest) => Self::Rest(Rest::Address {
+                network: field("network", &rest.network)?,
+                address: rest.address,
+                slot: slot(&rest.app, &rest.container_type, rest.index)?,
+                since: Timestamp::from_millis(rest.since_ms),
+            }),
+            Body::RestingVni(rest) => Self::Rest(Rest::Vni {
+                vni: rest.vni.try_into().map_err(|error: crate::NetError| wrong("vni", &error))?,
+                network: field("network", &rest.network)?,
+                since: Timestamp::from_millis(rest.since_ms),
+            }),
+            Body::Next(next) => {
+                let of = next.network.map(|network| field("network", &network)).transpose()?;
+                Self::Next(of.map_or(Numbers::Vnis, Numbers::Addresses), next.number)
             }
         })
     }
@@ -358,6 +417,11 @@ impl NetworkBody {
             terms: self.terms.map(terms).transpose()?,
         })
     }
+}
+
+fn slot(app: &str, container_type: &str, index: u32) -> Result<Slot, DocumentError> {
+    let slot = Slot::new(field("app", app)?, field("container_type", container_type)?, index);
+    slot.map_err(|error| wrong("index", &error))
 }
 
 fn field<T: FromStr<Err: Display>>(name: &'static str, text: &str) -> Result<T, DocumentError> {

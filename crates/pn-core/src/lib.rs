@@ -46,7 +46,7 @@ pub use page::{Page, PageError, PageRequest};
 pub use plan::{Endpoint, Generation, NetworkPlan, NodePlan, Plan, Stage, TypeNames, ZonePlan, ZoneSet};
 pub use policy::{Policy, Region, Requirement};
 pub use project::{NetworkRequest, Project, Terms};
-pub use record::{LoadError, Record};
+pub use record::{LoadError, Numbers, Record, Rest};
 pub use source::{Followed, PlanSource};
 pub use state::{ApplyError, Change, NodePlanner, State};
 pub use subnet::{Subnet, SubnetError};

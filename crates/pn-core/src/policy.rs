@@ -5,6 +5,7 @@ use core::time::Duration;
 
 use crate::container_type::TypeProfile;
 use crate::label::Label;
+use crate::net::Vni;
 use crate::subnet::Subnet;
 
 /// Whether something that needs a condition may go without it.
@@ -33,6 +34,8 @@ pub struct Policy {
     pub subnet: Subnet,
     /// How long an address rests before another slot gets it: 60 s.
     pub address_rest: Duration,
+    /// The greatest VNI that is given: every 24-bit one. A smaller one leaves the others to whoever shares the underlay.
+    pub last_vni: Vni,
     /// How long a VNI rests before another network gets it: 1 h.
     pub vni_rest: Duration,
     /// Time to live of positive DNS answers: 5 s.
@@ -59,6 +62,7 @@ impl Default for Policy {
         Self {
             subnet: Subnet::DEFAULT,
             address_rest: Duration::from_secs(60),
+            last_vni: Vni::new(Vni::MAX).expect("the greatest VNI is one"),
             vni_rest: Duration::from_secs(3600),
             ttl: Duration::from_secs(5),
             drain: Duration::from_secs(5),

@@ -1,16 +1,19 @@
 //! Records: the state as a list of what exists, to be stored, followed and put together again.
 
+use core::net::Ipv4Addr;
 use std::collections::BTreeSet;
 
 use crate::app::App;
-use crate::container::Container;
+use crate::container::{Container, Slot};
 use crate::id::{AppId, ContainerId, NetworkId, NodeId, ProjectId};
+use crate::net::Vni;
 use crate::network::Network;
 use crate::node::Node;
 use crate::plan::Generation;
 use crate::policy::Region;
 use crate::project::Project;
 use crate::state::State;
+use crate::time::Timestamp;
 
 /// Something that exists, with every decision that was made about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +29,44 @@ pub enum Record {
     Node(Node),
     /// A container, with its address.
     Container(Container),
+    /// An address or a VNI that was given back and rests.
+    Rest(Rest),
+    /// The number whose turn it is to be given; 1 where it is not recorded.
+    Next(Numbers, u32),
+}
+
+/// A number that was given back, who may have it again at once, and since when it rests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rest {
+    /// An address of a network.
+    Address {
+        /// The network.
+        network: NetworkId,
+        /// The address.
+        address: Ipv4Addr,
+        /// The slot that had it.
+        slot: Slot,
+        /// When it was given back.
+        since: Timestamp,
+    },
+    /// A VNI, and with it the id of the network that had it.
+    Vni {
+        /// The VNI.
+        vni: Vni,
+        /// The network that had it.
+        network: NetworkId,
+        /// When it was given back.
+        since: Timestamp,
+    },
+}
+
+/// The numbers that are given in turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Numbers {
+    /// The region's VNIs.
+    Vnis,
+    /// The ordinals of a network's addresses.
+    Addresses(NetworkId),
 }
 
 /// Why records are no state.
@@ -57,12 +98,17 @@ pub enum LoadError {
     /// A container fills a slot that another fills.
     #[error("container {container} fills a slot that another fills")]
     Slot { container: ContainerId },
+    /// What rests is in use, out of range, or of a network that is not recorded.
+    #[error("{rest:?} does not rest: it is in use, out of range, or of a private network that is not recorded")]
+    Rest { rest: Rest },
+    /// There is no such number, or no such network.
+    #[error("it cannot be the turn of {number} of {of:?}")]
+    Next { of: Numbers, number: u32 },
 }
 
 impl State {
-    /// Returns everything that exists, in an order in which [`load`](Self::load) takes it.
-    ///
-    /// Rests are not recorded yet: a state that was loaded may give out at once what had just been given back.
+    /// Returns everything that exists, and what rests, in an order in which [`load`](Self::load) takes it: loaded again, it
+    /// is an equal state.
     #[must_use]
     pub fn records(&self) -> Vec<Record> {
         let networks: BTreeSet<NetworkId> = self.networks().map(|network| network.id).collect();
@@ -71,6 +117,30 @@ impl State {
         self.push_networks(&networks, &mut records);
         records.extend(self.apps().cloned().map(Record::App));
         networks.iter().for_each(|network| records.extend(self.containers(*network).map(Record::Container)));
+        networks.iter().for_each(|network| self.push_rests(*network, &mut records));
+        self.push_vni_rests(&mut records);
+        records
+    }
+
+    /// Returns everything that is recorded of a project: itself, its network, apps, containers and resting addresses.
+    #[must_use]
+    pub fn records_of(&self, project: ProjectId) -> Vec<Record> {
+        let mut records: Vec<Record> = self.project(project).cloned().map(Record::Project).into_iter().collect();
+        let network = self.network_of(project);
+        records.extend(network.cloned().map(Record::Network));
+        records.extend(self.apps_of(project).cloned().map(Record::App));
+        if let Some(Network { id, .. }) = network {
+            records.extend(self.containers(*id).map(Record::Container));
+            self.push_rests(*id, &mut records);
+        }
+        records
+    }
+
+    /// Returns the VNIs that rest, and the one whose turn it is, as records.
+    #[must_use]
+    pub fn vni_records(&self) -> Vec<Record> {
+        let mut records = Vec::new();
+        self.push_vni_rests(&mut records);
         records
     }
 
@@ -107,17 +177,7 @@ impl State {
         records: impl IntoIterator<Item = Record>,
     ) -> Result<Self, LoadError> {
         let mut loader = Self::loader(region, generation);
-        let mut rest: [Vec<Record>; 3] = Default::default();
-        for record in records {
-            match &record {
-                // What others refer to comes first.
-                Record::Node(_) | Record::Project(_) => loader.load_record(record)?,
-                Record::Network(_) => rest[0].push(record),
-                Record::App(_) => rest[1].push(record),
-                Record::Container(_) => rest[2].push(record),
-            }
-        }
-        rest.into_iter().flatten().try_for_each(|record| loader.load_record(record))?;
+        loader.load_records(records)?;
         Ok(loader)
     }
 }

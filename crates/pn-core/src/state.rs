@@ -19,7 +19,7 @@ use crate::container::{Container, Phase, Slot};
 use crate::container_type::ContainerType;
 use crate::id::{AppId, ContainerId, NetworkId, NodeId, ProjectId};
 use crate::name::Name;
-use crate::net::{PublicKey, Vni};
+use crate::net::PublicKey;
 use crate::network::Network;
 use crate::node::{Availability, Node};
 use crate::plan::{Generation, NetworkPlan, TypeKey, ZonePlan};
@@ -158,12 +158,10 @@ pub struct State {
     policy: Policy,
     generation: Generation,
     /// When the last change was accepted.
-    clock: Timestamp,
+    clock: Clock,
     projects: BTreeMap<ProjectId, ProjectState>,
     apps: BTreeMap<AppId, App>,
     networks: BTreeMap<NetworkId, NetworkState>,
-    /// Networks whose id and VNI rest, and until when.
-    retired: BTreeMap<NetworkId, Timestamp>,
     /// The network of every container, and the ordinal of its address there.
     containers: BTreeMap<ContainerId, (NetworkId, u32)>,
     nodes: BTreeMap<NodeId, NodeState>,
@@ -256,6 +254,19 @@ struct NodeState {
     networks: Vec<NetworkId>,
 }
 
+/// A moment that is not recorded by itself, so it does not count when states are compared: what it is there for, that recorded
+/// moments do not go back, follows from them.
+#[derive(Debug, Clone, Copy)]
+struct Clock(Timestamp);
+
+impl PartialEq for Clock {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Clock {}
+
 /// A value derived from what stands beside it, so equal whenever that is.
 #[derive(Debug, Clone)]
 struct Cached<T>(OnceLock<Arc<T>>);
@@ -278,15 +289,14 @@ impl State {
     /// Makes the empty state of a region.
     #[must_use]
     pub fn new(region: Region) -> Self {
-        let vnis = Pool::new(Vni::MAX, region.policy.vni_rest);
+        let vnis = Pool::new(region.policy.last_vni.get(), region.policy.vni_rest);
         Self {
             policy: region.policy,
             generation: Generation::ZERO,
-            clock: Timestamp::ZERO,
+            clock: Clock(Timestamp::ZERO),
             projects: BTreeMap::new(),
             apps: BTreeMap::new(),
             networks: BTreeMap::new(),
-            retired: BTreeMap::new(),
             containers: BTreeMap::new(),
             nodes: BTreeMap::new(),
             underlays: BTreeMap::new(),
@@ -302,7 +312,7 @@ impl State {
     /// # Errors
     /// An [`ApplyError`] that names what stands in the way; the state is then as it was.
     pub fn apply(&mut self, now: Timestamp, change: Change) -> Result<Generation, ApplyError> {
-        let now = now.max(self.clock);
+        let now = now.max(self.clock.0);
         // What is touched is noted with the generation that the change leads to.
         let next = self.generation.next();
         match change {
@@ -329,7 +339,7 @@ impl State {
             Change::Remove(container) => self.remove(now, container)?,
             Change::Fail(container) => self.fail(now, container),
         }
-        (self.generation, self.clock) = (next, now);
+        (self.generation, self.clock) = (next, Clock(now));
         Ok(next)
     }
 

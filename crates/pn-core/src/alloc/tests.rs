@@ -26,14 +26,24 @@ fn n4_another_owner_waits_the_same_does_not() {
 }
 
 #[test]
-fn n4_never_used_comes_before_rested_and_oldest_before_younger() {
+fn n4_every_other_number_comes_before_one_comes_again() {
     let mut pool = Pool::new(3, REST);
     assert_eq!((pool.take(&'a', at(0)), pool.take(&'b', at(0))), (Ok(1), Ok(2)));
     pool.release(2, 'b', at(1));
     pool.release(1, 'a', at(2));
     assert_eq!(pool.take(&'c', at(1000)), Ok(3));
-    assert_eq!(pool.take(&'d', at(1000)), Ok(2));
-    assert_eq!(pool.take(&'e', at(1000)), Ok(1));
+    assert_eq!(pool.take(&'d', at(1000)), Ok(1));
+    assert_eq!(pool.take(&'e', at(1000)), Ok(2));
+}
+
+#[test]
+fn n4_what_has_rested_is_forgotten_a_few_at_a_time() {
+    let mut pool = Pool::new(100, REST);
+    (0..50).for_each(|owner| drop(pool.take(&owner, at(0))));
+    (0..50u32).for_each(|owner| pool.release(owner + 1, owner, at(1)));
+    assert_eq!(pool.rests().count(), 50);
+    assert_eq!(pool.take(&7, at(61)), Ok(51), "its own has rested, so it is nobody's");
+    assert_eq!(pool.rests().count(), 50 - Pool::<u32>::SETTLED);
 }
 
 #[test]
@@ -66,6 +76,8 @@ fn n1_giving_one_of_1022_numbers_back_frees_that_one() {
 struct Model {
     /// Number → who has it, or who gave it back and when.
     numbers: BTreeMap<u32, Result<u8, (Timestamp, u8)>>,
+    /// The number that was given last.
+    last: u32,
 }
 
 impl Model {
@@ -74,12 +86,19 @@ impl Model {
         let free: Vec<(Timestamp, u32, u8)> = self.numbers.iter().filter_map(free).collect();
         let rests = |since: Timestamp| now < since.after(REST);
         let own = free.iter().filter(|(since, _, by)| *by == owner && rests(*since)).max();
-        let fresh = (1..=capacity).find(|number| !self.numbers.contains_key(number));
-        let rested = free.iter().filter(|(since, ..)| !rests(*since)).min().map(|(_, number, _)| *number);
-        let Some(number) = own.map(|(_, number, _)| *number).or(fresh).or(rested) else {
+        let is_there = |number: &u32| match self.numbers.get(number) {
+            None => true,
+            Some(Ok(_)) => false,
+            Some(Err((since, _))) => !rests(*since),
+        };
+        let next = (self.last + 1..=capacity).chain(1..=self.last).find(is_there);
+        let Some(number) = own.map(|(_, number, _)| *number).or(next) else {
             let first = free.iter().map(|(since, ..)| since.after(REST)).min();
             return Err(first.map_or(Exhausted::InUse, |until| Exhausted::Resting { until }));
         };
+        if own.is_none() {
+            self.last = number;
+        }
         self.numbers.insert(number, Ok(owner));
         Ok(number)
     }

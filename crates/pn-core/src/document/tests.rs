@@ -52,6 +52,15 @@ fn records() -> Vec<Record> {
         Record::Container(container(Phase::Starting)),
         Record::Container(container(Phase::Ready)),
         Record::Container(container(Phase::Draining { since: Timestamp::from_millis(77) })),
+        Record::Rest(Rest::Address {
+            network,
+            address: Ipv4Addr::new(10, 240, 0, 7),
+            slot: container(Phase::Ready).slot,
+            since: Timestamp::from_millis(78),
+        }),
+        Record::Rest(Rest::Vni { vni: Vni::new(7).unwrap(), network, since: Timestamp::from_millis(79) }),
+        Record::Next(Numbers::Vnis, 8),
+        Record::Next(Numbers::Addresses(network), 9),
     ]
 }
 
@@ -118,7 +127,7 @@ fn what_is_no_document_is_refused_with_its_reason() {
 
 proptest! {
     #[test]
-    fn reading_is_total(n in 0usize..8, at: prop::sample::Index, octet in any::<char>(), cut: prop::sample::Index) {
+    fn reading_is_total(n in 0usize..12, at: prop::sample::Index, octet in any::<char>(), cut: prop::sample::Index) {
         let mut json = records()[n].to_json();
         let at = at.index(json.len());
         json.replace_range(at..=at, &octet.to_string());

@@ -99,6 +99,7 @@ fn records_that_contradict_each_other_are_refused() {
         Record::Network(_) => of == "network",
         Record::Node(_) => of == "node",
         Record::Container(_) => of == "container",
+        Record::Rest(_) | Record::Next(..) => of == "rest",
     };
     let refused =
         |records: Vec<Record>| State::load(Region::default(), Generation::ZERO, records).unwrap_err().to_string();

@@ -42,8 +42,8 @@ pub enum ApplyError {
     )]
     Resolver { network: NetworkId, subnet: Subnet, resolver: Ipv4Addr },
     /// Every VNI is in use.
-    #[error("private network {network} cannot be created: all 16777215 VNIs are in use")]
-    VnisInUse { network: NetworkId },
+    #[error("private network {network} cannot be created: all {count} VNIs are in use")]
+    VnisInUse { network: NetworkId, count: u32 },
     /// Every VNI that is free still rests.
     #[error("private network {network} cannot be created yet: the free VNIs rest until {until}")]
     VnisResting { network: NetworkId, until: Timestamp },

@@ -4,15 +4,17 @@ use core::num::NonZeroU32;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Cached, Member, NetworkState, NodeState, PackedPhase, Part, ProjectState, State};
+use super::{Cached, Clock, Member, NetworkState, NodeState, PackedPhase, Part, ProjectState, State};
 use crate::alloc::Pool;
+use crate::app::App;
 use crate::container::{Container, Phase};
-use crate::id::NetworkId;
+use crate::id::{NetworkId, NodeId, ProjectId};
+use crate::net::Vni;
 use crate::network::Network;
 use crate::node::Node;
 use crate::plan::Generation;
 use crate::policy::Region;
-use crate::record::{LoadError, Record};
+use crate::record::{LoadError, Numbers, Record, Rest};
 
 impl State {
     /// Makes an empty state that records can be put into.
@@ -37,7 +39,161 @@ impl State {
                 refuse_second(self.apps.insert(id, app).is_some(), || format!("app {id}"))
             }
             Record::Container(container) => self.load_container(&container),
+            Record::Rest(rest) => self.load_rest(rest),
+            Record::Next(of, number) => {
+                let is_there = match of {
+                    Numbers::Vnis => self.vnis.set_next(number),
+                    Numbers::Addresses(network) => {
+                        self.networks.get_mut(&network).is_some_and(|state| state.addresses.set_next(number))
+                    }
+                };
+                if is_there { Ok(()) } else { Err(LoadError::Next { of, number }) }
+            }
         }
+    }
+
+    /// Adds what rests of a network's addresses, and whose turn it is.
+    pub(crate) fn push_rests(&self, network: NetworkId, records: &mut Vec<Record>) {
+        let Some(state) = self.networks.get(&network) else {
+            return;
+        };
+        records.extend(state.addresses.rests().filter_map(|(ordinal, slot, since)| {
+            let address = state.network.subnet.address(ordinal)?;
+            Some(Record::Rest(Rest::Address { network, address, slot: *slot, since }))
+        }));
+        push_next(Numbers::Addresses(network), state.addresses.next(), records);
+    }
+
+    /// Adds what rests of the region's VNIs, and whose turn it is.
+    pub(crate) fn push_vni_rests(&self, records: &mut Vec<Record>) {
+        records.extend(self.vnis.rests().filter_map(|(vni, network, since)| {
+            Some(Record::Rest(Rest::Vni { vni: Vni::new(vni)?, network: *network, since }))
+        }));
+        push_next(Numbers::Vnis, self.vnis.next(), records);
+    }
+
+    /// Returns the apps of a project.
+    pub fn apps_of(&self, project: ProjectId) -> impl Iterator<Item = &App> {
+        let apps = self.projects.get(&project).into_iter().flat_map(|state| &state.apps);
+        apps.filter_map(|app| self.apps.get(app))
+    }
+
+    /// Keeps a VNI from being given: a network has it that is not in this share of the region.
+    pub fn reserve_vni(&mut self, vni: Vni) {
+        // It is in use or rests already, and then it is not given either.
+        let _ = self.vnis.occupy(vni.get());
+    }
+
+    /// Puts other records in the place of everything that is recorded of a project, as of a generation.
+    ///
+    /// # Errors
+    /// [`LoadError`] where the records contradict each other or the nodes of this state, which is then as it was.
+    pub fn replace_project(
+        &mut self,
+        generation: Generation,
+        project: ProjectId,
+        records: impl IntoIterator<Item = Record>,
+    ) -> Result<(), LoadError> {
+        let before = self.records_of(project);
+        self.unload_project(project);
+        let loaded = self.load_records(records);
+        if loaded.is_err() {
+            self.unload_project(project);
+            self.load_records(before).expect("they were loaded before");
+        }
+        if let Some(network) = self.projects.get(&project).and_then(|state| state.network) {
+            self.touch_names(network);
+        }
+        self.generation = generation;
+        loaded
+    }
+
+    /// Puts a node in, or another in its place, as of a generation.
+    pub fn replace_node(&mut self, generation: Generation, node: Node) {
+        let id = node.id;
+        if let Some(known) = self.nodes.get(&id).map(|state| Arc::clone(&state.node)) {
+            self.unindex_node(&known);
+        }
+        self.index_node(&node);
+        let networks = self.nodes.remove(&id).map(|state| state.networks).unwrap_or_default();
+        for network in &networks {
+            let state = self.networks.get_mut(network).expect("a node's networks exist");
+            let at = state.part(id).expect("a node is a part of its networks");
+            state.parts[at].mtu = node.network_mtu(state.network.encryption).unwrap_or(0);
+        }
+        self.nodes.insert(id, NodeState { node: Arc::new(node), networks: networks.clone() });
+        self.log_node(id);
+        networks.into_iter().for_each(|network| self.touch(network));
+        self.generation = generation;
+    }
+
+    /// Forgets a node that runs no container, as of a generation; one that runs some stays.
+    pub fn forget_node(&mut self, generation: Generation, id: NodeId) {
+        if self.nodes.get(&id).is_some_and(|state| state.networks.is_empty())
+            && let Some(state) = self.nodes.remove(&id)
+        {
+            self.unindex_node(&state.node);
+            self.log_node(id);
+        }
+        self.generation = generation;
+    }
+
+    /// Says that nothing else changed up to a generation.
+    pub const fn advance(&mut self, generation: Generation) {
+        self.generation = generation;
+    }
+
+    fn unload_project(&mut self, project: ProjectId) {
+        let Some(state) = self.projects.remove(&project) else {
+            return;
+        };
+        for app in &state.apps {
+            self.apps.remove(app);
+        }
+        let Some(id) = state.network else {
+            return;
+        };
+        self.touch_names(id);
+        let removed = self.networks.remove(&id).expect("a project's network exists");
+        self.vnis.vacate(removed.network.vni.get());
+        for member in removed.members.values() {
+            self.containers.remove(&member.id);
+        }
+        for part in &removed.parts {
+            let networks = &mut self.nodes.get_mut(&part.node).expect("a container's node exists").networks;
+            networks.retain(|other| *other != id);
+        }
+    }
+
+    /// Puts records in, those first that others refer to.
+    pub(crate) fn load_records(&mut self, records: impl IntoIterator<Item = Record>) -> Result<(), LoadError> {
+        let mut rest: [Vec<Record>; 4] = Default::default();
+        for record in records {
+            match &record {
+                Record::Node(_) | Record::Project(_) => self.load_record(record)?,
+                Record::Network(_) => rest[0].push(record),
+                Record::App(_) => rest[1].push(record),
+                Record::Container(_) => rest[2].push(record),
+                Record::Rest(_) | Record::Next(..) => rest[3].push(record),
+            }
+        }
+        rest.into_iter().flatten().try_for_each(|record| self.load_record(record))
+    }
+
+    fn load_rest(&mut self, rest: Rest) -> Result<(), LoadError> {
+        let (is_there, since) = match rest {
+            Rest::Address { network, address, slot, since } => {
+                let state = self.networks.get_mut(&network);
+                let rests = state.and_then(|state| {
+                    let ordinal = state.network.subnet.ordinal(address)?;
+                    Some(state.addresses.rest(ordinal, slot, since))
+                });
+                (rests == Some(true), since)
+            }
+            Rest::Vni { vni, network, since } => (self.vnis.rest(vni.get(), network, since), since),
+        };
+        self.clock = Clock(self.clock.0.max(since));
+        if is_there { Ok(()) } else { Err(LoadError::Rest { rest }) }
     }
 
     fn load_node(&mut self, node: Node) -> Result<(), LoadError> {
@@ -83,7 +239,10 @@ impl State {
         let phase = match container.phase {
             Phase::Starting => PackedPhase::STARTING,
             Phase::Ready => PackedPhase::READY,
-            Phase::Draining { since } => PackedPhase::draining(since),
+            Phase::Draining { since } => {
+                self.clock = Clock(self.clock.0.max(since));
+                PackedPhase::draining(since)
+            }
         };
         let of = match container.phase {
             Phase::Draining { .. } => state.key_of(&slot),
@@ -111,6 +270,12 @@ impl State {
 
     fn network_of_app(&self, app: crate::AppId) -> Option<NetworkId> {
         self.projects.get(&self.apps.get(&app)?.project)?.network
+    }
+}
+
+fn push_next(of: Numbers, number: u32, records: &mut Vec<Record>) {
+    if number != 1 {
+        records.push(Record::Next(of, number));
     }
 }
 

@@ -136,7 +136,7 @@ impl State {
         }
     }
 
-    fn unindex_node(&mut self, node: &Node) {
+    pub(super) fn unindex_node(&mut self, node: &Node) {
         self.underlays.remove(&node.underlay);
         self.tunnel_addresses.remove(&node.tunnel_address);
         for key in [Some(node.public_key), node.next_public_key].into_iter().flatten() {

@@ -42,7 +42,7 @@ impl State {
         if self.networks.contains_key(&network) {
             return Err(ApplyError::NetworkExists { network });
         }
-        if let Some(until) = self.retired.get(&network).copied().filter(|until| now < *until) {
+        if let Some(until) = self.vnis.rests_until(&network, now) {
             return Err(ApplyError::NetworkResting { network, until });
         }
         if self.policy.terms == Requirement::Required && terms.is_none() {
@@ -60,10 +60,9 @@ impl State {
             return Err(ApplyError::Resolver { network, subnet, resolver });
         }
         let vni = self.vnis.take(&network, now).map_err(|exhausted| match exhausted {
-            Exhausted::InUse => ApplyError::VnisInUse { network },
+            Exhausted::InUse => ApplyError::VnisInUse { network, count: self.policy.last_vni.get() },
             Exhausted::Resting { until } => ApplyError::VnisResting { network, until },
         })?;
-        self.retired.retain(|_, until| now < *until);
         let vni = Vni::new(vni).expect("the pool's numbers are VNIs");
         let ipv6 = match families {
             Families::Ipv4 => None,
@@ -90,7 +89,6 @@ impl State {
         let network = state.network.take().ok_or(ApplyError::NoPrivateNetwork { project })?;
         let removed = self.networks.remove(&network).expect("a project's network exists");
         self.vnis.release(removed.network.vni.get(), network, now);
-        self.retired.insert(network, now.after(self.policy.vni_rest));
         self.touch_names(network);
         Ok(())
     }

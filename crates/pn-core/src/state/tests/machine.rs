@@ -498,7 +498,8 @@ fn check_slices(state: &State, planners: &mut [NodePlanner], n: usize) -> Result
         }
     }
     let loaded = State::load(Region::default(), state.generation(), state.records()).unwrap();
-    prop_assert_eq!(&loaded.plan(), &plan, "a state is not the sum of its records");
+    prop_assert_eq!(&loaded, state, "a state is not the sum of its records");
+    prop_assert_eq!(&loaded.plan(), &plan, "nor is its plan");
     let mut forgetful = state.clone();
     for state in forgetful.networks.values_mut() {
         (state.plan, state.zone) = (Cached::default(), Cached::default());

@@ -1,0 +1,301 @@
+//! Which key holds what; the crate's README describes it.
+
+use core::fmt::Display;
+use core::net::Ipv4Addr;
+use core::str::FromStr;
+use std::collections::BTreeMap;
+
+use pn_core::{
+    App, AppId, ContainerId, NetworkId, Node, NodeId, Numbers, ProjectId, PublicKey, Record, Rest, State, Timestamp, Vni,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::registry::RegistryError;
+use crate::{Entry, Key, Revision};
+
+/// What a key holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Item {
+    Record(Record),
+    /// A project, network or node that the key leads to.
+    Text(String),
+}
+
+impl Item {
+    pub(crate) fn into_value(self) -> Vec<u8> {
+        match self {
+            Self::Record(record) => record.to_json().into(),
+            Self::Text(text) => text.into(),
+        }
+    }
+}
+
+/// Items by their keys.
+pub(crate) type Image = BTreeMap<Key, Item>;
+
+fn key(text: &str) -> Key {
+    text.parse().expect("ids, addresses and hexadecimal digits are short ASCII")
+}
+
+pub(crate) fn node(id: NodeId) -> Key {
+    key(&format!("node/{id}/record"))
+}
+
+pub(crate) fn nodes() -> Key {
+    key("node/")
+}
+
+pub(crate) fn alive(id: NodeId) -> Key {
+    key(&format!("node/{id}/alive"))
+}
+
+pub(crate) fn member(node: NodeId, project: ProjectId) -> Key {
+    key(&format!("member/{node}/{project}"))
+}
+
+pub(crate) fn memberships(node: NodeId) -> Key {
+    key(&format!("member/{node}/"))
+}
+
+pub(crate) fn head(project: ProjectId) -> Key {
+    key(&format!("head/{project}"))
+}
+
+pub(crate) fn heads() -> Key {
+    key("head/")
+}
+
+pub(crate) fn project(id: ProjectId) -> Key {
+    key(&format!("project/{id}/"))
+}
+
+pub(crate) fn projects() -> Key {
+    key("project/")
+}
+
+pub(crate) fn addresses(project: ProjectId) -> Key {
+    key(&format!("project/{project}/address/"))
+}
+
+fn address(project: ProjectId, address: Ipv4Addr) -> Key {
+    key(&format!("project/{project}/address/{:08x}", address.to_bits()))
+}
+
+pub(crate) fn app(id: AppId) -> Key {
+    key(&format!("app/{id}"))
+}
+
+pub(crate) fn container(id: ContainerId) -> Key {
+    key(&format!("container/{id}"))
+}
+
+pub(crate) fn network(id: NetworkId) -> Key {
+    key(&format!("network/{id}"))
+}
+
+pub(crate) fn vni(vni: u32) -> Key {
+    key(&format!("claim/vni/{vni:06x}"))
+}
+
+pub(crate) fn vnis() -> Key {
+    key("claim/vni/")
+}
+
+pub(crate) fn next_vni() -> Key {
+    key("next/vni")
+}
+
+pub(crate) fn resting_vnis() -> Key {
+    key("rest/vni/")
+}
+
+fn resting_vni(since: Timestamp, vni: Vni) -> Key {
+    key(&format!("rest/vni/{:016x}/{:06x}", since.as_millis(), vni.get()))
+}
+
+/// Returns the keys by which a node claims what no other may have.
+pub(crate) fn claims(node: &Node) -> Vec<Key> {
+    let mut claims = vec![
+        key(&format!("claim/underlay/{}", node.underlay)),
+        key(&format!("claim/tunnel/{}", node.tunnel_address)),
+        public_key(&node.public_key),
+    ];
+    claims.extend(node.next_public_key.as_ref().map(public_key));
+    claims.sort();
+    claims.dedup();
+    claims
+}
+
+pub(crate) fn public_key(of: &PublicKey) -> Key {
+    let hex: String = of.as_bytes().iter().map(|octet| format!("{octet:02x}")).collect();
+    key(&format!("claim/key/{hex}"))
+}
+
+pub(crate) fn status(node: NodeId) -> Key {
+    key(&format!("status/{node}"))
+}
+
+pub(crate) fn statuses() -> Key {
+    key("status/")
+}
+
+pub(crate) fn applied(network: NetworkId, node: NodeId) -> Key {
+    key(&format!("applied/{network}/{node}"))
+}
+
+pub(crate) fn applied_by(network: NetworkId) -> Key {
+    key(&format!("applied/{network}/"))
+}
+
+pub(crate) fn confirm(node: NodeId) -> Key {
+    key(&format!("confirm/{node}"))
+}
+
+pub(crate) fn offset() -> Key {
+    key("offset")
+}
+
+pub(crate) fn recall() -> Key {
+    key("recall")
+}
+
+pub(crate) fn seen(node: NodeId) -> Key {
+    key(&format!("seen/{node}/"))
+}
+
+pub(crate) fn all_seen() -> Key {
+    key("seen/")
+}
+
+/// What decides whether a project is as it was read: every change of it writes it anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Head {
+    version: u32,
+    /// The number whose turn it is in the network.
+    pub(crate) next: u32,
+    /// The last changes, so that whoever lost an answer can see whether they were made.
+    pub(crate) recent: Vec<String>,
+}
+
+impl Default for Head {
+    fn default() -> Self {
+        Self { version: 1, next: 1, recent: Vec::new() }
+    }
+}
+
+impl Head {
+    const RECENT: usize = 16;
+
+    pub(crate) fn read(entry: &Entry) -> Result<Self, RegistryError> {
+        let head: Self = serde_json::from_slice(&entry.value)
+            .map_err(|error| RegistryError::record(&entry.key, format!("not a head: {error}")))?;
+        if head.version != 1 {
+            let reason = format!("a head of version {}: this release reads version 1", head.version);
+            return Err(RegistryError::record(&entry.key, reason));
+        }
+        Ok(head)
+    }
+
+    /// Returns the head after another change.
+    pub(crate) fn after(&self, change: &str, next: u32) -> Self {
+        let skipped = (self.recent.len() + 1).saturating_sub(Self::RECENT);
+        let mut recent: Vec<String> = self.recent.iter().skip(skipped).cloned().collect();
+        recent.push(change.to_owned());
+        Self { version: 1, next, recent }
+    }
+
+    pub(crate) fn to_value(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("texts and numbers are JSON")
+    }
+}
+
+/// Reads the record that a key holds; `None` for keys that hold something else.
+pub(crate) fn record(entry: &Entry) -> Result<Option<Record>, RegistryError> {
+    let key = entry.key.as_str();
+    let holds = key.starts_with("project/")
+        || key.starts_with("rest/")
+        || key == "next/vni"
+        || (key.starts_with("node/") && key.ends_with("/record"));
+    if !holds {
+        return Ok(None);
+    }
+    let json = core::str::from_utf8(&entry.value).map_err(|error| RegistryError::record(&entry.key, error.to_string()))?;
+    match Record::from_json(json) {
+        Ok(record) => Ok(Some(record)),
+        Err(source) => Err(RegistryError::Record { key: entry.key.clone(), source }),
+    }
+}
+
+/// Reads the id that a key holds.
+pub(crate) fn id<T: FromStr<Err: Display>>(entry: &Entry) -> Result<T, RegistryError> {
+    let text = String::from_utf8_lossy(&entry.value);
+    text.parse().map_err(|error: T::Err| RegistryError::record(&entry.key, error.to_string()))
+}
+
+/// Reads the id that follows a prefix.
+pub(crate) fn id_in<T: FromStr>(key: &Key, prefix: &Key) -> Option<T> {
+    key.strip_prefix(prefix)?.split('/').next()?.parse().ok()
+}
+
+/// Returns what the keys of a state hold, heads aside.
+pub(crate) fn image(state: &State, records: impl IntoIterator<Item = Record>) -> Image {
+    let mut image = Image::new();
+    for record in records {
+        insert(&mut image, state, record);
+    }
+    image
+}
+
+fn insert(image: &mut Image, state: &State, record: Record) {
+    let mut text = |key: Key, id: String| image.insert(key, Item::Text(id));
+    let main = match &record {
+        Record::Project(of) => [project(of.id).as_str(), "record"].concat(),
+        Record::App(of) => {
+            text(app(of.id), of.project.to_string());
+            format!("{}app/{}", project(of.project), of.id)
+        }
+        Record::Network(of) => {
+            text(network(of.id), of.project.to_string());
+            text(vni(of.vni.get()), of.id.to_string());
+            [project(of.project).as_str(), "network"].concat()
+        }
+        Record::Node(of) => {
+            claims(of).into_iter().for_each(|claim| drop(text(claim, of.id.to_string())));
+            node(of.id).to_string()
+        }
+        Record::Container(of) => {
+            let Some(App { project, .. }) = state.app(of.slot.app()) else { return };
+            text(container(of.id), project.to_string());
+            text(member(of.node, *project), project.to_string());
+            address(*project, of.address).to_string()
+        }
+        Record::Rest(Rest::Address { network, address: resting, .. }) => {
+            let Some(network) = state.network(*network) else { return };
+            address(network.project, *resting).to_string()
+        }
+        Record::Rest(Rest::Vni { vni: resting, network: of, since }) => {
+            text(vni(resting.get()), String::new());
+            let at = resting_vni(*since, *resting);
+            // A network may have come back with another VNI.
+            if state.network(*of).is_none() {
+                text(network(*of), at.to_string());
+            }
+            at.to_string()
+        }
+        Record::Next(Numbers::Vnis, _) => next_vni().to_string(),
+        // It is in the head.
+        Record::Next(Numbers::Addresses(_), _) => return,
+        _ => return,
+    };
+    image.insert(key(&main), Item::Record(record));
+}
+
+/// What is to be put and deleted so that the keys hold `after` instead of `before`.
+pub(crate) fn difference(before: &Image, mut after: Image) -> (Vec<(Key, Item)>, Vec<Key>) {
+    let deleted = before.keys().filter(|key| !after.contains_key(*key)).cloned().collect();
+    after.retain(|key, item| before.get(key) != Some(item));
+    (after.into_iter().collect(), deleted)
+}
+
+/// A key as it was read: the revision it had, or that it was absent.
+pub(crate) type Seen = BTreeMap<Key, Option<Revision>>;

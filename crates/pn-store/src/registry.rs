@@ -1,0 +1,500 @@
+//! The typed operations of the model over a store that many write to.
+
+mod cache;
+mod error;
+mod share;
+
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use pn_core::{
+    AppId, ApplyError, Change, Container, ContainerId, ContainerType, Formation, Generation, Network, NetworkId, Node, Numbers,
+    ProjectId, Record, Region, State,
+};
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::{Instant, sleep};
+
+pub use self::error::RegistryError;
+use self::cache::{Cache, Project};
+use self::share::{Names, Read, Share};
+use crate::layout::{self, Head, Item};
+use crate::{
+    Clock, Key, Operation, Outcome, Revision, Store, StoreError, StoreErrorKind, StoreExt, SystemClock, Transaction,
+};
+
+/// Changes the state that a store holds, as [`State::apply`] does, beside any number of others who do the same.
+///
+/// A change reads what concerns it, decides, and writes in one transaction that is made only where nothing it depends on
+/// has changed meanwhile; otherwise it begins again after a while of random length. Changes of different projects do not
+/// meet. What it costs does not grow with the region.
+///
+/// Clones share their cache. Everybody who changes one store has to have the same [`Region`].
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use pn_core::{Change, Project, ProjectId, Region};
+/// use pn_store::{MemoryStore, Registry};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let registry = Registry::new(Arc::new(MemoryStore::new()), Region::default());
+/// let project = ProjectId::from_u128(1);
+/// registry.apply(Change::AddProject(Project::new(project, "shop".parse()?))).await?;
+/// assert_eq!(registry.state().await?.project(project).unwrap().label.as_str(), "shop");
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Registry {
+    store: Arc<dyn Store>,
+    region: Region,
+    clock: Arc<dyn Clock>,
+    cache: Arc<Cache>,
+    patience: Duration,
+}
+
+/// A change that was made.
+#[derive(Debug, Clone)]
+pub struct Applied {
+    revision: Revision,
+    state: State,
+}
+
+impl Applied {
+    /// Returns the revision at which the change is there.
+    #[must_use]
+    pub const fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Returns a container that the change concerned.
+    #[must_use]
+    pub fn container(&self, id: ContainerId) -> Option<Container> {
+        self.state.container(id)
+    }
+
+    /// Returns the network of a container that the change concerned.
+    #[must_use]
+    pub fn network_of_container(&self, id: ContainerId) -> Option<NetworkId> {
+        self.state.network_of_container(id)
+    }
+
+    /// Returns the environment of a container that the change concerned, as [`State::environment`] does.
+    #[must_use]
+    pub fn environment(&self, id: ContainerId) -> Option<[(String, String); 3]> {
+        self.state.environment(id)
+    }
+
+    /// Returns the network of a project that the change concerned.
+    #[must_use]
+    pub fn network_of(&self, project: ProjectId) -> Option<&Network> {
+        self.state.network_of(project)
+    }
+}
+
+/// What came of trying a change.
+enum Attempt {
+    Made(Box<Applied>),
+    /// It concerns these projects, too.
+    Elsewhere(BTreeSet<ProjectId>),
+    /// Something changed meanwhile.
+    Overtaken,
+    /// The answer was lost: this was tried.
+    Doubtful(StoreError, Transaction),
+    /// It is too much for one transaction, and this comes first.
+    First(Change),
+}
+
+/// How much one transaction writes, so that preconditions fit into it, too.
+const MOST_WRITES: usize = 100;
+
+/// How many containers one step of scaling drains.
+const MOST_DRAINED: usize = 80;
+
+impl Registry {
+    /// Makes a registry over a store.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, region: Region) -> Self {
+        let patience = Duration::from_secs(20);
+        Self { store, region, clock: Arc::new(SystemClock), cache: Arc::default(), patience }
+    }
+
+    /// Sets where time and random numbers come from.
+    #[must_use]
+    pub fn with_clock(self, clock: Arc<dyn Clock>) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// Sets how long a change is tried again while others are faster or the store cannot be reached: 20 s.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Returns the store.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Returns the region's rules.
+    #[must_use]
+    pub const fn region(&self) -> &Region {
+        &self.region
+    }
+
+    /// Makes a change where the rules allow it.
+    ///
+    /// Scaling down by more than 80 containers is done in steps; each is a smaller scaling down.
+    ///
+    /// # Errors
+    /// [`RegistryError`]: [`Refused`](RegistryError::Refused) with the reason that [`State::apply`] gives.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves the change made or not made.
+    pub async fn apply(&self, change: Change) -> Result<Applied, RegistryError> {
+        let mut steps = vec![change];
+        loop {
+            let change = steps.last().cloned().expect("the change itself is the first");
+            match self.apply_step(&change).await? {
+                Ok(applied) => {
+                    steps.pop();
+                    if steps.is_empty() {
+                        return Ok(applied);
+                    }
+                }
+                Err(first) => steps.push(first),
+            }
+        }
+    }
+
+    /// Makes a change, or returns what has to come first.
+    async fn apply_step(&self, change: &Change) -> Result<Result<Applied, Change>, RegistryError> {
+        let names = Names::of(change);
+        let mark = format!("{:016x}", self.clock.random());
+        let hints = names.locators.iter().filter_map(|key| self.cache.hint(key));
+        let mut projects: BTreeSet<ProjectId> = names.projects.iter().copied().chain(hints).collect();
+        let (begun, mut attempts, mut doubt) = (Instant::now(), 0, None::<(StoreError, Transaction)>);
+        loop {
+            let turns = self.turns(&projects).await;
+            let (mut failed, tried) = (None, doubt.as_ref().map(|(_, transaction)| transaction));
+            match self.attempt(change, &names, &projects, &mark, tried).await {
+                Ok(Attempt::Made(applied)) => return Ok(Ok(*applied)),
+                Ok(Attempt::First(change)) => return Ok(Err(change)),
+                Ok(Attempt::Elsewhere(all)) => projects = all,
+                Ok(Attempt::Overtaken) => (),
+                Ok(Attempt::Doubtful(error, transaction)) => doubt = Some((error, transaction)),
+                Err(RegistryError::Store(error)) if error.is_retryable() => failed = Some(error),
+                Err(error) => return Err(error),
+            }
+            drop(turns);
+            attempts += 1;
+            if begun.elapsed() >= self.patience {
+                let error = failed.or(doubt.map(|(error, _)| error));
+                return Err(error.map_or(RegistryError::Contended { attempts }, RegistryError::Store));
+            }
+            if attempts > 1 {
+                sleep(self.pause(attempts)).await;
+            }
+        }
+    }
+
+    /// Waits until no other writer of this process is at the same projects.
+    async fn turns(&self, projects: &BTreeSet<ProjectId>) -> Vec<OwnedMutexGuard<()>> {
+        let mut turns = Vec::new();
+        // In the order of their ids, so that two never wait for each other.
+        for project in projects {
+            turns.push(self.cache.turn(*project).lock_owned().await);
+        }
+        turns
+    }
+
+    /// Returns how long to wait before the next attempt: up to twice as long each time, and random.
+    fn pause(&self, attempts: u32) -> Duration {
+        let most = 2_000 << attempts.min(7);
+        Duration::from_micros(self.clock.random() % most)
+    }
+
+    async fn attempt(
+        &self,
+        change: &Change,
+        names: &Names,
+        projects: &BTreeSet<ProjectId>,
+        mark: &str,
+        tried: Option<&Transaction>,
+    ) -> Result<Attempt, RegistryError> {
+        let mut share = match self.read(change, names, projects).await? {
+            Read::Share(share) => *share,
+            Read::Elsewhere(all) => return Ok(Attempt::Elsewhere(all)),
+        };
+        if let Some(tried) = tried
+            && self.was_made(tried, &share, mark).await?
+        {
+            return Ok(Attempt::Made(Box::new(Applied { revision: share.revision, state: share.state })));
+        }
+        let before = share.state.clone();
+        if let Err(refused) = share.state.apply(self.clock.now(), change.clone()) {
+            return match self.is_still_so(&share).await? {
+                true => Err(refused.into()),
+                false => Ok(Attempt::Overtaken),
+            };
+        }
+        let (transaction, heads) = write(&share, mark);
+        if transaction.operations.is_empty() {
+            return Ok(Attempt::Made(Box::new(Applied { revision: share.revision, state: share.state })));
+        }
+        let count = transaction.operations.len();
+        if count > MOST_WRITES {
+            return first(&before, change).map(Attempt::First).ok_or_else(|| {
+                let what = format!("a change of {count} keys: {MOST_WRITES} at most");
+                StoreError::new(StoreErrorKind::TooLarge, "commit", what).into()
+            });
+        }
+        match self.store.commit(transaction.clone()).await {
+            Ok(Outcome::Committed(revision)) => {
+                self.remember(names, &share, heads, &transaction, revision);
+                Ok(Attempt::Made(Box::new(Applied { revision, state: share.state })))
+            }
+            Ok(Outcome::Refused) => Ok(Attempt::Overtaken),
+            Err(error) if error.is_retryable() => Ok(Attempt::Doubtful(error, transaction)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Returns whether a transaction was made whose answer was lost.
+    async fn was_made(&self, tried: &Transaction, share: &Share, mark: &str) -> Result<bool, RegistryError> {
+        if share.heads.values().any(|head| head.recent.iter().any(|recent| recent == mark)) {
+            return Ok(true);
+        }
+        // Heads tell for projects. Nodes have none, but what was written to them can be seen.
+        if tried.operations.iter().any(|operation| operation.key().starts_with(&layout::heads())) {
+            return Ok(false);
+        }
+        let keys: Vec<Key> = tried.operations.iter().map(|operation| operation.key().clone()).collect();
+        let entries = self.store.get(&keys).await?.entries;
+        Ok(tried.operations.iter().zip(entries).all(|(operation, entry)| match operation {
+            Operation::Put { value, .. } => entry.is_some_and(|entry| entry.value == *value),
+            Operation::Delete(_) => entry.is_none(),
+            Operation::DeletePrefix(_) => true,
+        }))
+    }
+
+    /// Returns whether what was read, piece by piece, is still so: then it was so all at once.
+    async fn is_still_so(&self, share: &Share) -> Result<bool, RegistryError> {
+        if !share.is_mixed {
+            return Ok(true);
+        }
+        let keys: Vec<Key> = share.asked.keys().cloned().collect();
+        let entries = self.store.get(&keys).await?.entries;
+        let now = entries.into_iter().map(|entry| entry.map(|entry| entry.revision));
+        Ok(share.asked.values().copied().eq(now))
+    }
+
+    /// Keeps what was written for the next change of the same projects.
+    fn remember(
+        &self,
+        names: &Names,
+        share: &Share,
+        heads: BTreeMap<ProjectId, Head>,
+        transaction: &Transaction,
+        revision: Revision,
+    ) {
+        for (id, head) in heads {
+            let before = share.projects.iter().find(|(known, _)| *known == id);
+            let mut revisions = before.map(|(_, project)| project.revisions.clone()).unwrap_or_default();
+            let prefix = layout::project(id);
+            for operation in transaction.operations.iter().filter(|operation| operation.key().starts_with(&prefix)) {
+                match operation {
+                    Operation::Put { key, .. } => drop(revisions.insert(key.clone(), revision)),
+                    Operation::Delete(key) => drop(revisions.remove(key)),
+                    Operation::DeletePrefix(prefix) => revisions.retain(|key, _| !key.starts_with(prefix)),
+                }
+            }
+            let records = share.state.records_of(id);
+            self.cache.put_project(id, Arc::new(Project { revision, head, records, revisions }));
+            for locator in &names.locators {
+                self.cache.put_hint(locator.clone(), id);
+            }
+        }
+    }
+
+    /// Reads the whole state, as of one revision.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub async fn state(&self) -> Result<State, RegistryError> {
+        self.state_at(None).await.map(|(_, state)| state)
+    }
+
+    pub(crate) async fn state_at(&self, at: Option<Revision>) -> Result<(Revision, State), RegistryError> {
+        let (revision, entries) = self.store.list_all(&Key::all(), at).await?;
+        let records = records(&entries)?;
+        let generation = self.generation(revision, &entries)?;
+        Ok((revision, State::load(self.region.clone(), generation, records)?))
+    }
+
+    fn generation(&self, revision: Revision, entries: &[crate::Entry]) -> Result<Generation, RegistryError> {
+        let offset = entries.iter().find(|entry| entry.key == layout::offset());
+        let offset: u64 = offset.map(layout::id).transpose()?.unwrap_or(0);
+        Ok(Generation::new(revision.get().saturating_add(offset)))
+    }
+
+    /// Reads a project with everything in it and the nodes it is on; everything else is left out of the state.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub async fn project(&self, id: ProjectId) -> Result<State, RegistryError> {
+        let prefix = layout::project(id);
+        let (revision, mut entries) = self.store.list_all(&prefix, None).await?;
+        let head = self.store.get(&[layout::head(id), layout::offset()]).await?.entries;
+        entries.extend(head.into_iter().flatten());
+        let mut records = records(&entries)?;
+        let hosts: BTreeSet<_> = records
+            .iter()
+            .filter_map(|record| if let Record::Container(container) = record { Some(container.node) } else { None })
+            .collect();
+        records.extend(self.nodes(hosts).await?.into_iter().map(Record::Node));
+        let generation = self.generation(revision, &entries)?;
+        Ok(State::load(self.region.clone(), generation, records)?)
+    }
+
+    /// Reads the project of an app.
+    ///
+    /// # Errors
+    /// [`RegistryError`]: [`UnknownApp`](ApplyError::UnknownApp) where there is no such app.
+    pub async fn project_of_app(&self, app: AppId) -> Result<ProjectId, RegistryError> {
+        let (_, entry) = self.store.get_one(&layout::app(app)).await?;
+        entry.as_ref().map(layout::id).transpose()?.ok_or_else(|| ApplyError::UnknownApp { app }.into())
+    }
+
+    /// Reads the project of a container.
+    ///
+    /// # Errors
+    /// [`RegistryError`]: [`UnknownContainer`](ApplyError::UnknownContainer) where there is no such container.
+    pub async fn project_of_container(&self, container: ContainerId) -> Result<ProjectId, RegistryError> {
+        let (_, entry) = self.store.get_one(&layout::container(container)).await?;
+        entry.as_ref().map(layout::id).transpose()?.ok_or_else(|| ApplyError::UnknownContainer { container }.into())
+    }
+
+    /// Reads some nodes; those that are not there are left out.
+    pub(crate) async fn nodes(
+        &self,
+        nodes: impl IntoIterator<Item = pn_core::NodeId>,
+    ) -> Result<Vec<Node>, RegistryError> {
+        let keys: Vec<Key> = nodes.into_iter().map(layout::node).collect();
+        let mut nodes = Vec::new();
+        for entry in self.store.get(&keys).await?.entries.into_iter().flatten() {
+            if let Some(Record::Node(node)) = layout::record(&entry)? {
+                nodes.push(node);
+            }
+        }
+        Ok(nodes)
+    }
+}
+
+/// Returns the records that keys hold, and those that heads imply.
+pub(crate) fn records(entries: &[crate::Entry]) -> Result<Vec<Record>, RegistryError> {
+    let mut records = Vec::with_capacity(entries.len());
+    let (mut networks, mut nexts) = (BTreeMap::new(), Vec::new());
+    for entry in entries {
+        if let Some(project) = layout::id_in::<ProjectId>(&entry.key, &layout::heads()) {
+            nexts.push((project, Head::read(entry)?.next));
+        }
+        let record = layout::record(entry)?;
+        if let Some(Record::Network(network)) = &record {
+            networks.insert(network.project, network.id);
+        }
+        records.extend(record);
+    }
+    for (project, next) in nexts.into_iter().filter(|(_, next)| *next != 1) {
+        records.extend(networks.get(&project).map(|network| Record::Next(Numbers::Addresses(*network), next)));
+    }
+    Ok(records)
+}
+
+/// Makes the transaction that brings the store from what was read to the share's state, and the heads that it puts.
+fn write(share: &Share, mark: &str) -> (Transaction, BTreeMap<ProjectId, Head>) {
+    let mut after = layout::image(&share.state, share.state.records());
+    share.foreign.iter().for_each(|key| drop(after.remove(key)));
+    let mut nexts: BTreeMap<NetworkId, u32> = BTreeMap::new();
+    for record in share.state.records() {
+        if let Record::Next(Numbers::Addresses(network), next) = record {
+            nexts.insert(network, next);
+        }
+    }
+    let gone: Vec<Key> = share.heads.keys().map(|project| layout::addresses(*project)).collect();
+    let gone: Vec<Key> =
+        gone.into_iter().filter(|prefix| !after.keys().any(|key| key.starts_with(prefix))).collect();
+    let (puts, mut deleted) = layout::difference(&share.image, after);
+    let mut transaction = Transaction::new();
+    for prefix in gone {
+        let count = deleted.len();
+        deleted.retain(|key| !key.starts_with(&prefix));
+        if deleted.len() < count {
+            transaction = transaction.delete_prefix(prefix);
+        }
+    }
+    let mut heads = BTreeMap::new();
+    for (project, head) in &share.heads {
+        let prefix = layout::project(*project);
+        let network = share.state.network_of(*project).map(|network| network.id);
+        let next = network.and_then(|network| nexts.get(&network).copied()).unwrap_or(1);
+        let is_touched = puts.iter().map(|(key, _)| key).chain(&deleted).any(|key| key.starts_with(&prefix));
+        if !is_touched && transaction.operations.is_empty() {
+            continue;
+        }
+        if share.state.project(*project).is_none() {
+            transaction = transaction.delete(layout::head(*project));
+            continue;
+        }
+        let head = head.after(mark, next);
+        transaction = transaction.put(layout::head(*project), head.to_value());
+        heads.insert(*project, head);
+    }
+    for (key, item) in puts {
+        transaction.preconditions.extend(share.precondition(&key).filter(|_| !share.asked.contains_key(&key)));
+        let value = Item::into_value(item);
+        transaction = transaction.put(key, value);
+    }
+    for key in deleted {
+        transaction.preconditions.extend(share.precondition(&key).filter(|_| !share.asked.contains_key(&key)));
+        transaction = transaction.delete(key);
+    }
+    if !transaction.operations.is_empty() {
+        transaction.preconditions.extend(share.asked.keys().filter_map(|key| share.precondition(key)));
+        transaction.preconditions.extend(share.also.iter().cloned());
+    }
+    (transaction, heads)
+}
+
+/// Returns a scaling down that drains few enough containers to come before one that drains too many.
+fn first(before: &State, change: &Change) -> Option<Change> {
+    let Change::Scale { app, formation } = change else { return None };
+    let network = before.network_of(before.app(*app)?.project)?.id;
+    let mut live: BTreeMap<ContainerType, Vec<u32>> = BTreeMap::new();
+    for container in before.containers(network).filter(|container| container.slot.app() == *app && container.is_live()) {
+        live.entry(container.slot.container_type()).or_default().push(container.slot.index());
+    }
+    let (mut left, mut scaled) = (MOST_DRAINED, String::new());
+    for (container_type, count) in formation.types() {
+        let mut beyond: Vec<u32> = live.remove(container_type).unwrap_or_default();
+        beyond.retain(|index| *index > count);
+        beyond.sort_unstable_by(|one, two| two.cmp(one));
+        beyond.dedup();
+        match beyond.get(left) {
+            // Those above this one go first.
+            Some(kept) => {
+                let formation: Formation = format!("{scaled} {container_type}:{kept}").parse().ok()?;
+                return Some(Change::Scale { app: *app, formation });
+            }
+            None => {
+                left -= beyond.len();
+                scaled = format!("{scaled} {container_type}:{count}");
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+//! What was read before: used only where a head shows that it is still so.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pn_core::{Network, Numbers, ProjectId, Record};
+
+use super::RegistryError;
+use super::share::Revisions;
+use crate::layout::{self, Head};
+use crate::{Entry, Key, Revision};
+
+/// How many projects, and how many ways to them, are remembered.
+const PROJECTS: usize = 64;
+const HINTS: usize = 4096;
+
+/// What is recorded of a project.
+#[derive(Debug)]
+pub(super) struct Project {
+    /// The revision of its head.
+    pub(super) revision: Revision,
+    pub(super) head: Head,
+    pub(super) records: Vec<Record>,
+    pub(super) revisions: Revisions,
+}
+
+impl Project {
+    pub(super) fn read(head: &Entry, entries: &[Entry]) -> Result<Self, RegistryError> {
+        let mut records = Vec::with_capacity(entries.len() + 1);
+        for entry in entries {
+            records.extend(layout::record(entry)?);
+        }
+        let revisions = entries.iter().map(|entry| (entry.key.clone(), entry.revision)).collect();
+        let (revision, head) = (head.revision, Head::read(head)?);
+        let network = records.iter().find_map(|record| if let Record::Network(Network { id, .. }) = record { Some(*id) } else { None });
+        if let Some(network) = network.filter(|_| head.next != 1) {
+            records.push(Record::Next(Numbers::Addresses(network), head.next));
+        }
+        Ok(Self { revision, head, records, revisions })
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Cache(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    projects: BTreeMap<ProjectId, Arc<Project>>,
+    /// Where keys led to.
+    hints: HashMap<Key, ProjectId>,
+    locks: HashMap<ProjectId, Arc<tokio::sync::Mutex<()>>>,
+}
+
+impl Cache {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn project(&self, id: ProjectId, revision: Revision) -> Option<Arc<Project>> {
+        self.lock().projects.get(&id).filter(|project| project.revision == revision).cloned()
+    }
+
+    pub(super) fn put_project(&self, id: ProjectId, project: Arc<Project>) {
+        let mut inner = self.lock();
+        if inner.projects.len() >= PROJECTS && !inner.projects.contains_key(&id) {
+            inner.projects.pop_first();
+        }
+        inner.projects.insert(id, project);
+    }
+
+    pub(super) fn hint(&self, key: &Key) -> Option<ProjectId> {
+        self.lock().hints.get(key).copied()
+    }
+
+    pub(super) fn put_hint(&self, key: Key, project: ProjectId) {
+        let mut inner = self.lock();
+        if inner.hints.len() >= HINTS {
+            inner.hints.clear();
+        }
+        inner.hints.insert(key, project);
+    }
+
+    /// Returns what writers of one project in this process take turns by.
+    pub(super) fn turn(&self, id: ProjectId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut inner = self.lock();
+        if inner.locks.len() >= HINTS {
+            inner.locks.retain(|_, turn| Arc::strong_count(turn) > 1);
+        }
+        Arc::clone(inner.locks.entry(id).or_default())
+    }
+}

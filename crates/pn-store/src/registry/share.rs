@@ -1,0 +1,442 @@
+//! What a change has to know of the region: which keys are read for it, and the state that they make.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use pn_core::{
+    Change, Generation, Label, NetworkId, Node, NodeId, Numbers, ProjectId, PublicKey, Record, Region, Rest, State, Vni,
+};
+
+use super::cache::Project;
+use super::{Registry, RegistryError};
+use crate::layout::{self, Head, Image, Seen};
+use crate::{Entry, Key, Listing, Precondition, Reading, Revision, Store, StoreExt};
+
+/// How many networks a node may be in when what they all depend on changes.
+const MOST_NETWORKS: usize = 50;
+
+/// A part of the region as it was read.
+#[derive(Debug)]
+pub(super) struct Share {
+    pub(super) state: State,
+    /// What the keys hold that records of the state are kept in.
+    pub(super) image: Image,
+    pub(super) heads: BTreeMap<ProjectId, Head>,
+    /// Every key that was asked for, and that the decision may depend on.
+    pub(super) asked: Seen,
+    /// The keys of projects, whose heads were asked for.
+    pub(super) projects: Vec<(ProjectId, Arc<Project>)>,
+    /// Prefixes that were read whole.
+    listed: Vec<Key>,
+    /// The revision as of which it is, or a younger one.
+    pub(super) revision: Revision,
+    /// Keys that are as they are whatever the records say.
+    pub(super) foreign: Vec<Key>,
+    /// Preconditions beyond those on keys.
+    pub(super) also: Vec<Precondition>,
+    /// Whether anything was read after the heads, so that it may be younger than they are.
+    pub(super) is_mixed: bool,
+}
+
+/// The keys that say where to look for what a change names.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    /// Projects that it names itself.
+    pub(super) projects: BTreeSet<ProjectId>,
+    /// Keys that lead to projects.
+    pub(super) locators: Vec<Key>,
+    nodes: BTreeSet<NodeId>,
+    /// Claims of nodes, by which others are found.
+    claims: Vec<Key>,
+    network: Option<NetworkId>,
+    takes_vni: bool,
+    gives_vni: bool,
+    places: Option<NodeId>,
+    /// A node of which every network has to be known.
+    everywhere: Option<NodeId>,
+}
+
+impl Names {
+    pub(super) fn of(change: &Change) -> Self {
+        let mut names = Self::default();
+        match change {
+            Change::AddProject(project) => drop(names.projects.insert(project.id)),
+            Change::RemoveProject(project) => drop(names.projects.insert(*project)),
+            Change::EnablePrivateNetwork(request) => {
+                names.projects.insert(request.project);
+                names.locators.push(layout::network(request.network));
+                (names.network, names.takes_vni) = (Some(request.network), true);
+            }
+            Change::DisablePrivateNetwork(project) => {
+                names.projects.insert(*project);
+                names.gives_vni = true;
+            }
+            Change::AddApp(app) => {
+                names.projects.insert(app.project);
+                names.locators.push(layout::app(app.id));
+            }
+            Change::RemoveApp(app)
+            | Change::SetHosting { app, .. }
+            | Change::Scale { app, .. }
+            | Change::Undeclare { app, .. } => names.locators.push(layout::app(*app)),
+            Change::MoveApp { app, project } => {
+                names.projects.insert(*project);
+                names.locators.push(layout::app(*app));
+            }
+            Change::AddNode(node) | Change::UpdateNode(node) => {
+                names.nodes.insert(node.id);
+                names.claims = layout::claims(node);
+            }
+            Change::RemoveNode(node) => {
+                names.nodes.insert(*node);
+                names.everywhere = Some(*node);
+            }
+            Change::SetAvailability { node, .. } | Change::PromoteKey(node) => drop(names.nodes.insert(*node)),
+            Change::OfferKey { node, public_key } => {
+                names.nodes.insert(*node);
+                names.claims = vec![layout::public_key(public_key)];
+            }
+            Change::Start { container, slot, node } => {
+                names.locators.extend([layout::app(slot.app()), layout::container(*container)]);
+                names.nodes.insert(*node);
+                names.places = Some(*node);
+            }
+            Change::Replace { container, replaces, node } => {
+                names.locators.extend([layout::container(*replaces), layout::container(*container)]);
+                names.nodes.insert(*node);
+                names.places = Some(*node);
+            }
+            Change::Ready(container) | Change::Stop(container) | Change::Remove(container) | Change::Fail(container) => {
+                names.locators.push(layout::container(*container));
+            }
+            // A change that is newer than this: the state refuses what it does not find.
+            _ => (),
+        }
+        names
+    }
+}
+
+/// Reads a share, piece by piece.
+struct Reader<'a> {
+    registry: &'a Registry,
+    records: Vec<Record>,
+    heads: BTreeMap<ProjectId, Head>,
+    asked: Seen,
+    projects: Vec<(ProjectId, Arc<Project>)>,
+    listed: Vec<Key>,
+    revision: Revision,
+    also: Vec<Precondition>,
+    reserved: Vec<Vni>,
+    /// Keys that are as they are whatever the records say.
+    foreign: Vec<Key>,
+    is_mixed: bool,
+}
+
+/// What came of reading.
+pub(super) enum Read {
+    Share(Box<Share>),
+    /// The change concerns these projects, too.
+    Elsewhere(BTreeSet<ProjectId>),
+}
+
+impl Registry {
+    /// Reads what a change has to know, where it concerns these projects at most.
+    pub(super) async fn read(
+        &self,
+        change: &Change,
+        names: &Names,
+        projects: &BTreeSet<ProjectId>,
+    ) -> Result<Read, RegistryError> {
+        let mut reader = Reader {
+            registry: self,
+            records: Vec::new(),
+            heads: BTreeMap::new(),
+            asked: Seen::new(),
+            projects: Vec::new(),
+            listed: Vec::new(),
+            revision: Revision::ZERO,
+            also: Vec::new(),
+            reserved: Vec::new(),
+            foreign: Vec::new(),
+            is_mixed: false,
+        };
+        let nodes: Vec<Key> = names.nodes.iter().map(|node| layout::node(*node)).collect();
+        let heads: Vec<Key> = projects.iter().map(|project| layout::head(*project)).collect();
+        let keys = [&names.locators[..], &nodes, &names.claims, &heads].concat();
+        let mut entries = reader.get(&keys).await?.into_iter();
+        let located = located(entries.by_ref().take(names.locators.len()))?;
+        if !located.is_subset(projects) {
+            return Ok(Read::Elsewhere(&located | projects));
+        }
+        let mut known = Vec::new();
+        for entry in entries.by_ref().take(nodes.len()).flatten() {
+            known.extend(node_record(&entry)?);
+        }
+        let mut owners: BTreeSet<NodeId> = BTreeSet::new();
+        for entry in entries.by_ref().take(names.claims.len()).flatten() {
+            owners.insert(layout::id(&entry)?);
+        }
+        for (project, entry) in projects.iter().zip(entries) {
+            reader.project(*project, entry.as_ref()).await?;
+        }
+        reader.node_change(change, names, &known, owners, projects).await?;
+        if let Some(elsewhere) = reader.elsewhere(projects) {
+            return Ok(Read::Elsewhere(elsewhere));
+        }
+        reader.hosts(names, &mut known).await?;
+        if names.takes_vni || names.gives_vni {
+            reader.vnis(names).await?;
+        }
+        reader.records.extend(known.into_iter().map(Record::Node));
+        reader.finish(&self.region).map(|share| Read::Share(Box::new(share)))
+    }
+}
+
+fn located(entries: impl Iterator<Item = Option<Entry>>) -> Result<BTreeSet<ProjectId>, RegistryError> {
+    // A network that is gone leads to where its VNI rests.
+    let leads = entries.flatten().filter(|entry| !entry.value.starts_with(b"rest/"));
+    leads.map(|entry| layout::id(&entry)).collect()
+}
+
+fn node_record(entry: &Entry) -> Result<Option<Node>, RegistryError> {
+    match layout::record(entry)? {
+        Some(Record::Node(node)) => Ok(Some(node)),
+        _ => Err(RegistryError::record(&entry.key, "not a node")),
+    }
+}
+
+impl Reader<'_> {
+    async fn get(&mut self, keys: &[Key]) -> Result<Vec<Option<Entry>>, RegistryError> {
+        let Reading { revision, entries } = self.registry.store.get(keys).await?;
+        self.revision = self.revision.max(revision);
+        let revisions = entries.iter().map(|entry| entry.as_ref().map(|entry| entry.revision));
+        self.asked.extend(keys.iter().cloned().zip(revisions));
+        Ok(entries)
+    }
+
+    async fn project(&mut self, id: ProjectId, head: Option<&Entry>) -> Result<(), RegistryError> {
+        let prefix = layout::project(id);
+        self.listed.push(prefix.clone());
+        let Some(head) = head else {
+            // Without a head there is no project, and none can come without it.
+            self.heads.insert(id, Head::default());
+            return Ok(());
+        };
+        let project = match self.registry.cache.project(id, head.revision) {
+            Some(project) => project,
+            None => {
+                self.is_mixed = true;
+                let (_, entries) = self.registry.store.list_all(&prefix, None).await?;
+                let project = Arc::new(Project::read(head, &entries)?);
+                self.registry.cache.put_project(id, Arc::clone(&project));
+                project
+            }
+        };
+        self.records.extend(project.records.iter().cloned());
+        self.heads.insert(id, project.head.clone());
+        self.projects.push((id, project));
+        Ok(())
+    }
+
+    /// Reads what a change of a node depends on: who else has its addresses and keys, and the networks it is in.
+    async fn node_change(
+        &mut self,
+        change: &Change,
+        names: &Names,
+        known: &[Node],
+        owners: BTreeSet<NodeId>,
+        projects: &BTreeSet<ProjectId>,
+    ) -> Result<(), RegistryError> {
+        let mut more: Vec<Key> = owners.into_iter().filter(|owner| !names.nodes.contains(owner)).map(layout::node).collect();
+        // What is given up has to be as it was, too.
+        more.extend(known.iter().filter(|node| names.places != Some(node.id)).flat_map(layout::claims));
+        more.retain(|key| !self.asked.contains_key(key));
+        let everywhere = match change {
+            Change::UpdateNode(node) => known.iter().find(|old| old.id == node.id && !is_alike(old, node)).map(|old| old.id),
+            _ => names.everywhere,
+        };
+        if !more.is_empty() {
+            self.is_mixed = true;
+            for entry in self.get(&more).await?.into_iter().flatten() {
+                if let Some(Record::Node(node)) = layout::record(&entry)? {
+                    self.records.push(Record::Node(node));
+                }
+            }
+        }
+        let Some(node) = everywhere else { return Ok(()) };
+        let prefix = layout::memberships(node);
+        let (revision, entries) = self.registry.store.list_all(&prefix, None).await?;
+        self.is_mixed = true;
+        self.also.push(Precondition::NoneSince(prefix.clone(), revision));
+        let member_of: BTreeSet<ProjectId> =
+            entries.iter().filter_map(|entry| layout::id_in(&entry.key, &prefix)).collect();
+        if member_of.len() > MOST_NETWORKS {
+            return Err(RegistryError::TooManyNetworks { node, networks: member_of.len(), most: MOST_NETWORKS });
+        }
+        // Their heads were not read yet, unless this is the second time.
+        for project in member_of.difference(projects) {
+            self.heads.insert(*project, Head::default());
+        }
+        Ok(())
+    }
+
+    /// Returns the projects to be read where some were found that were not.
+    fn elsewhere(&self, projects: &BTreeSet<ProjectId>) -> Option<BTreeSet<ProjectId>> {
+        let all: BTreeSet<ProjectId> = self.heads.keys().copied().collect();
+        (all != *projects).then_some(all)
+    }
+
+    /// Puts nodes in the place of those that containers run on: real ones where the change asks what they are like.
+    async fn hosts(&mut self, names: &Names, known: &mut Vec<Node>) -> Result<(), RegistryError> {
+        let mut by_network: BTreeMap<ProjectId, BTreeSet<NodeId>> = BTreeMap::new();
+        let apps: BTreeMap<_, _> = self
+            .records
+            .iter()
+            .filter_map(|record| if let Record::App(app) = record { Some((app.id, app.project)) } else { None })
+            .collect();
+        for record in &self.records {
+            if let Record::Container(container) = record
+                && let Some(project) = apps.get(&container.slot.app())
+            {
+                by_network.entry(*project).or_default().insert(container.node);
+            }
+        }
+        // A network's nodes are alike, so one other tells for all.
+        let asked = names.places.or(names.everywhere).or_else(|| names.nodes.first().copied());
+        let mut real: BTreeSet<NodeId> = BTreeSet::new();
+        if let Some(asked) = asked {
+            real.extend(by_network.values().filter_map(|nodes| nodes.iter().find(|node| **node != asked)));
+        }
+        let recorded = self.records.iter().filter_map(|record| if let Record::Node(node) = record { Some(node.id) } else { None });
+        let mut there: BTreeSet<NodeId> = known.iter().map(|node| node.id).chain(recorded).collect();
+        real.retain(|node| !there.contains(node));
+        let keys: Vec<Key> = real.iter().map(|node| layout::node(*node)).collect();
+        if !keys.is_empty() {
+            self.is_mixed = true;
+            for entry in self.get(&keys).await?.into_iter().flatten() {
+                known.extend(node_record(&entry)?);
+            }
+        }
+        there.extend(known.iter().map(|node| node.id));
+        let others: BTreeSet<NodeId> = by_network.into_values().flatten().filter(|node| !there.contains(node)).collect();
+        known.extend(others.into_iter().map(placeholder));
+        Ok(())
+    }
+
+    /// Reads whose turn it is among the VNIs, which are taken, and those that have rested longest.
+    async fn vnis(&mut self, names: &Names) -> Result<(), RegistryError> {
+        self.is_mixed = true;
+        let store = &*self.registry.store;
+        let settled = NonZeroUsize::new(16).expect("16 is not zero");
+        let rests = store.list(&Listing::new(layout::resting_vnis()).limit(settled)).await?.entries;
+        let mut keys: Vec<Key> = rests.iter().map(|entry| entry.key.clone()).collect();
+        if let Some(network) = names.network {
+            let (_, entry) = store.get_one(&layout::network(network)).await?;
+            let resting = entry.map(|entry| String::from_utf8_lossy(&entry.value).parse::<Key>());
+            keys.extend(resting.and_then(Result::ok).filter(|key| key.starts_with(&layout::resting_vnis())));
+        }
+        keys.sort();
+        keys.dedup();
+        let mut locators = BTreeMap::new();
+        for entry in self.get(&keys).await?.into_iter().flatten() {
+            let Some(Record::Rest(rest @ Rest::Vni { vni, network, .. })) = layout::record(&entry)? else { continue };
+            self.records.push(Record::Rest(rest));
+            locators.insert(layout::vni(vni.get()), None);
+            locators.insert(layout::network(network), Some(entry.key.to_string()));
+        }
+        for record in &self.records {
+            if let Record::Network(network) = record {
+                locators.insert(layout::vni(network.vni.get()), None);
+                locators.entry(layout::network(network.id)).or_insert(None);
+            }
+        }
+        locators.insert(layout::next_vni(), None);
+        let keys: Vec<Key> = locators.keys().cloned().collect();
+        let entries = self.get(&keys).await?;
+        let mut next = 1;
+        for ((key, leads), entry) in locators.into_iter().zip(entries) {
+            let text = entry.as_ref().map(|entry| String::from_utf8_lossy(&entry.value).into_owned());
+            if leads.is_some() && leads != text {
+                self.foreign.push(key.clone());
+            }
+            if key == layout::next_vni()
+                && let Some(entry) = &entry
+                && let Some(Record::Next(Numbers::Vnis, number)) = layout::record(entry)?
+            {
+                next = number;
+                self.records.push(Record::Next(Numbers::Vnis, number));
+            }
+        }
+        if names.takes_vni {
+            let last = self.registry.region.policy.last_vni.get();
+            if !self.reserve(next, last).await? {
+                self.reserve(1, next).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads which VNIs are taken, from one on until one is not; `false` where all are.
+    async fn reserve(&mut self, first: u32, last: u32) -> Result<bool, RegistryError> {
+        let (prefix, mut expected) = (layout::vnis(), first);
+        let mut listing = Listing::new(prefix.clone());
+        if first > 1 {
+            listing = listing.after(layout::vni(first - 1));
+        }
+        loop {
+            let page = self.registry.store.list(&listing).await?;
+            for entry in &page.entries {
+                let number = entry.key.strip_prefix(&prefix).and_then(|hex| u32::from_str_radix(hex, 16).ok());
+                if number != Some(expected) || expected > last {
+                    return Ok(expected <= last);
+                }
+                self.reserved.extend(Vni::new(expected));
+                expected += 1;
+            }
+            match page.entries.last() {
+                Some(entry) if !page.is_last => listing = listing.after(entry.key.clone()),
+                _ => return Ok(expected <= last),
+            }
+        }
+    }
+
+    fn finish(self, region: &Region) -> Result<Share, RegistryError> {
+        let mut state = State::load(region.clone(), Generation::ZERO, self.records)?;
+        self.reserved.into_iter().for_each(|vni| state.reserve_vni(vni));
+        let mut image = layout::image(&state, state.records());
+        self.foreign.iter().for_each(|key| drop(image.remove(key)));
+        let Self { heads, asked, projects, listed, revision, also, is_mixed, foreign, .. } = self;
+        Ok(Share { state, image, heads, asked, projects, listed, revision, foreign, also, is_mixed })
+    }
+}
+
+impl Share {
+    /// Returns what has to hold of a key that is to be written.
+    pub(super) fn precondition(&self, key: &Key) -> Option<Precondition> {
+        let listed = || self.projects.iter().find_map(|(_, project)| project.revisions.get(key).copied());
+        match self.asked.get(key).copied().or_else(|| listed().map(Some)) {
+            Some(Some(revision)) => Some(Precondition::At(key.clone(), revision)),
+            Some(None) => Some(Precondition::Absent(key.clone())),
+            None if self.listed.iter().any(|prefix| key.starts_with(prefix)) => Some(Precondition::Absent(key.clone())),
+            None => None,
+        }
+    }
+}
+
+/// Returns whether a network cannot tell two descriptions of a node apart when it decides who may be in it.
+fn is_alike(one: &Node, two: &Node) -> bool {
+    one.underlay_mtu == two.underlay_mtu
+        && one.underlay.is_ipv4() == two.underlay.is_ipv4()
+        && one.tunnel_address.is_ipv4() == two.tunnel_address.is_ipv4()
+}
+
+/// Makes a node of which nothing is asked but that it is there.
+fn placeholder(id: NodeId) -> Node {
+    let label: Label = "placeholder".parse().expect("letters are a label");
+    let underlay = ([192, 0, 2, 1], 1).into();
+    Node::new(id, label, underlay, [192, 0, 2, 1].into(), PublicKey::new([0; 32]))
+}
+
+/// Revisions of keys, as they are cached.
+pub(super) type Revisions = BTreeMap<Key, Revision>;

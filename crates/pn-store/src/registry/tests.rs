@@ -1,0 +1,172 @@
+use core::time::Duration;
+
+use pn_core::{
+    App, Availability, ContainerId, Families, Hosting, NetworkRequest, NodeId, Policy, Project, PublicKey, Slot, Subnet, Terms,
+    Timestamp, Vni,
+};
+use proptest::prelude::*;
+
+use super::*;
+use crate::{ManualClock, MemoryStore};
+
+pub(crate) fn project(n: u8) -> ProjectId {
+    ProjectId::from_u128(n.into())
+}
+
+pub(crate) fn node(n: u8) -> NodeId {
+    NodeId::from_u128(n.into())
+}
+
+fn terms() -> Terms {
+    Terms { accepted_by: "ada".parse().unwrap(), version: "1".parse().unwrap(), accepted_at: Timestamp::ZERO }
+}
+
+/// Few numbers, so that they run out.
+fn region() -> Region {
+    let mut policy = Policy::default();
+    policy.subnet = "10.240.0.0/29".parse::<Subnet>().unwrap();
+    policy.last_vni = Vni::new(3).unwrap();
+    policy.vni_rest = Duration::from_secs(200);
+    Region::with_policy(policy)
+}
+
+fn some_node(a: u8, b: u8, c: u8) -> Node {
+    let underlay = match b % 4 {
+        0 => "[2001:db8::1]:51820".parse().unwrap(),
+        b => ([192, 0, 2, 10 * a + b], 51820).into(),
+    };
+    let key = PublicKey::new([10 * a + c % 3; 32]);
+    let mut node = Node::new(node(a), "n".parse().unwrap(), underlay, [100, 64, 0, a].into(), key);
+    node.underlay_mtu = if c.is_multiple_of(5) { 1300 } else { 1500 };
+    node.registration = u64::from(c % 4);
+    node
+}
+
+/// Makes some change, legal or not, from a few octets.
+fn change((kind, a, b, c): (u8, u8, u8, u8)) -> Change {
+    let (app, container) = (AppId::from_u128(u128::from(a % 5)), ContainerId::from_u128(u128::from(b % 24)));
+    let (small, types) = (a % 4, ["web", "Worker", "worker", "job"]);
+    let of_type: ContainerType = types[usize::from(c % 4)].parse().unwrap();
+    match kind % 32 {
+        0 => Change::AddProject(Project::new(project(small), "p".parse().unwrap())),
+        1 => Change::RemoveProject(project(small)),
+        2 | 3 => {
+            let network = NetworkId::from_u128(u128::from(b % 5));
+            let mut request = NetworkRequest::new(project(small), network, terms());
+            request.families = if c % 3 == 0 { Families::DualStack } else { Families::Ipv4 };
+            Change::EnablePrivateNetwork(request)
+        }
+        4 => Change::DisablePrivateNetwork(project(small)),
+        5 | 6 => {
+            let mut app = App::new(app, project(b % 4), "a".parse().unwrap());
+            app.hosting = if c % 8 == 0 { Hosting::HealthData } else { Hosting::Ordinary };
+            Change::AddApp(app)
+        }
+        7 => Change::RemoveApp(app),
+        8 => Change::MoveApp { app, project: project(b % 4) },
+        9 => Change::SetHosting { app, hosting: if b % 2 == 0 { Hosting::HealthData } else { Hosting::Ordinary } },
+        10..=12 => Change::Scale { app, formation: format!("{of_type}:{}", b % 6).parse().unwrap() },
+        13 => Change::Undeclare { app, container_type: of_type },
+        14 => Change::AddNode(some_node(small, b, c)),
+        15 => Change::UpdateNode(some_node(small, b, c)),
+        16 => Change::RemoveNode(node(small)),
+        17 => {
+            let availability = if b % 3 == 0 { Availability::Draining } else { Availability::Open };
+            Change::SetAvailability { node: node(small), availability }
+        }
+        18 => Change::OfferKey { node: node(small), public_key: PublicKey::new([10 * (b % 4) + c % 3; 32]) },
+        19 => Change::PromoteKey(node(small)),
+        20..=24 => {
+            let slot = Slot::new(app, of_type, u32::from(c / 4 % 5) + 1).unwrap();
+            Change::Start { container, slot, node: node(b / 24 % 4) }
+        }
+        25 => {
+            let replaces = ContainerId::from_u128(u128::from(a % 24));
+            Change::Replace { container, replaces, node: node(c % 4) }
+        }
+        26 | 27 => Change::Ready(container),
+        28 => Change::Stop(container),
+        29 | 30 => Change::Remove(container),
+        _ => Change::Fail(container),
+    }
+}
+
+/// What most changes need to be legal.
+fn begin() -> Vec<Change> {
+    let mut changes = Vec::new();
+    for n in 0..3 {
+        changes.push(Change::AddProject(Project::new(project(n), "p".parse().unwrap())));
+        changes.push(Change::AddNode(some_node(n, 1, n)));
+        let network = NetworkId::from_u128(n.into());
+        changes.push(Change::EnablePrivateNetwork(NetworkRequest::new(project(n), network, terms())));
+        let app = AppId::from_u128(n.into());
+        changes.push(Change::AddApp(App::new(app, project(n), "a".parse().unwrap())));
+        changes.push(Change::Scale { app, formation: "web:3 worker:3".parse().unwrap() });
+    }
+    changes
+}
+
+/// Changes of all kinds, or those that make VNIs or addresses scarce.
+fn steps() -> impl Strategy<Value = (bool, Vec<(u64, Change, bool)>)> {
+    let all = any::<(u8, u8, u8, u8)>().prop_map(change);
+    let vnis = (prop::sample::select(vec![0, 1, 2, 2, 2, 4, 4, 4, 5, 7]), 0u8..4, 0u8..5, 1u8..2);
+    let vnis = vnis.prop_map(change);
+    let containers = (17u8..32, 0u8..3, 0u8..10, 0u8..20).prop_map(|(kind, a, b, c)| match change((kind, a, b, c)) {
+        Change::Start { container, slot, .. } => Change::Start { container, slot, node: node(c % 3) },
+        change => change,
+    });
+    let steps = |changes, seconds| prop::collection::vec((0u64..seconds, changes, any::<bool>()), 0..100);
+    prop_oneof![
+        (Just(true), steps(all.boxed(), 40)),
+        (Just(false), steps(vnis.boxed(), 60)),
+        (Just(true), steps(containers.boxed(), 20)),
+    ]
+}
+
+fn cases() -> u32 {
+    std::env::var("PN_MACHINE_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(96)
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
+
+    /// Two registries, one after the other, with what each remembers of what the other has changed since.
+    #[test]
+    fn a_registry_equals_one_big_state((is_begun, steps) in steps()) {
+        runtime().block_on(async {
+            let clock = Arc::new(ManualClock::new(Timestamp::ZERO, 1));
+            let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+            let registry = || Registry::new(Arc::clone(&store), region()).with_clock(clock.clone());
+            let registries = [registry(), registry()];
+            let (mut state, mut seconds) = (State::new(region()), 0);
+            let begin = begin().into_iter().filter(|_| is_begun).map(|change| (1, change, true));
+            for (pause, change, one) in begin.chain(steps) {
+                seconds += pause;
+                let now = Timestamp::from_millis(seconds * 1000);
+                clock.set(now);
+                let expected = state.apply(now, change.clone()).map(drop);
+                let given = registries[usize::from(one)].apply(change.clone()).await;
+                let given = given.map(drop).map_err(|error| match error {
+                    RegistryError::Refused(refused) => refused,
+                    error => panic!("{change:?}: {error:?}"),
+                });
+                prop_assert_eq!(given, expected, "{:?}", change);
+                let stored = registry().state().await.unwrap();
+                prop_assert_eq!(stored.records(), state.records(), "after {:?}", change);
+            }
+            // Nothing is left of what is no more.
+            let (_, entries) = store.list_all(&Key::all(), None).await.unwrap();
+            let image = layout::image(&state, state.records());
+            let keys: Vec<&Key> =
+                entries.iter().map(|entry| &entry.key).filter(|key| !key.starts_with(&layout::heads())).collect();
+            prop_assert_eq!(keys, image.keys().collect::<Vec<_>>());
+            let heads = entries.iter().filter(|entry| entry.key.starts_with(&layout::heads())).count();
+            prop_assert_eq!(heads, state.projects().len());
+            Ok(())
+        })?;
+    }
+}

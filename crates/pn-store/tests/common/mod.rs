@@ -1,0 +1,128 @@
+//! An etcd of a test's own, in a directory and on ports of its own.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// A running etcd; it ends with this.
+pub(crate) struct Etcd {
+    process: Child,
+    pub(crate) dir: TempDir,
+    pub(crate) client: SocketAddr,
+    peer: SocketAddr,
+    arguments: Vec<String>,
+}
+
+impl Etcd {
+    /// Starts one; `None`, and a word about it, where there is no etcd here and none is required.
+    pub(crate) async fn start() -> Option<Self> {
+        Self::start_with(|_| Vec::new()).await
+    }
+
+    /// Starts one with more arguments, which may name files in its directory.
+    pub(crate) async fn start_with(arguments: impl FnOnce(&Path) -> Vec<String>) -> Option<Self> {
+        if let Err(error) = Command::new("etcd").arg("--version").stdout(Stdio::null()).status() {
+            assert_ne!(std::env::var("PN_REQUIRE_ROOT").as_deref(), Ok("1"), "etcd is required here: {error}");
+            println!("ignored: there is no etcd here ({error}); Debian has it as etcd-server");
+            return None;
+        }
+        let dir = tempfile::Builder::new().prefix("store-etcd-").tempdir().unwrap();
+        let arguments = arguments(dir.path());
+        let (client, peer) = free_ports();
+        let process = spawn(dir.path(), client, peer, &arguments);
+        let mut etcd = Self { process, dir, client, peer, arguments };
+        let begun = Instant::now();
+        while !etcd.answers() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "etcd does not answer");
+            if etcd.process.try_wait().unwrap().is_some() {
+                // Somebody else was faster on a port.
+                (etcd.client, etcd.peer) = free_ports();
+                std::fs::remove_dir_all(etcd.dir.path().join("data")).ok();
+                etcd.process = spawn(etcd.dir.path(), etcd.client, etcd.peer, &etcd.arguments);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Some(etcd)
+    }
+
+    /// The address of a store in it.
+    pub(crate) fn url(&self, prefix: &str) -> String {
+        format!("etcd://{}/{prefix}", self.client)
+    }
+
+    /// Ends it at once, as a machine that fails does.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Starts it again, with what it had.
+    pub(crate) async fn restart(&mut self) {
+        self.process = spawn(self.dir.path(), self.client, self.peer, &self.arguments);
+        let begun = Instant::now();
+        while !self.answers() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "etcd does not answer again");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Runs `etcdctl`, an eye of its own.
+    pub(crate) fn ctl(&self, arguments: &[&str]) -> String {
+        let scheme = if self.is_tls() { "https" } else { "http" };
+        let output = Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .args([format!("--endpoints={scheme}://{}", self.client)])
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn is_tls(&self) -> bool {
+        self.arguments.iter().any(|argument| argument.starts_with("--cert-file"))
+    }
+
+    fn answers(&self) -> bool {
+        // With TLS a connection has to do: there is no client certificate here.
+        if self.is_tls() {
+            return std::net::TcpStream::connect(self.client).is_ok();
+        }
+        let endpoint = format!("--endpoints=http://{}", self.client);
+        let mut command = Command::new("etcdctl");
+        let command = command.env("ETCDCTL_API", "3").args([&endpoint, "--command-timeout=1s", "endpoint", "status"]);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+fn free_ports() -> (SocketAddr, SocketAddr) {
+    let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
+    let (one, two) = (bind(), bind());
+    (one.local_addr().unwrap(), two.local_addr().unwrap())
+}
+
+fn spawn(dir: &Path, client: SocketAddr, peer: SocketAddr, arguments: &[String]) -> Child {
+    let scheme = if arguments.iter().any(|argument| argument.starts_with("--cert-file")) { "https" } else { "http" };
+    Command::new("etcd")
+        .arg(format!("--data-dir={}", dir.join("data").display()))
+        .arg(format!("--listen-client-urls={scheme}://{client}"))
+        .arg(format!("--advertise-client-urls={scheme}://{client}"))
+        .arg(format!("--listen-peer-urls=http://{peer}"))
+        .arg(format!("--initial-advertise-peer-urls=http://{peer}"))
+        .arg(format!("--initial-cluster=default=http://{peer}"))
+        .args(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}

@@ -1,0 +1,161 @@
+//! The etcd store against a real etcd.
+#![cfg(feature = "etcd")]
+
+mod common;
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use pn_store::{
+    EtcdOptions, EtcdStore, Key, Outcome, Prefixed, Revision, Store, StoreErrorKind, StoreExt, Transaction, connect,
+    conformance,
+};
+use tokio::time::timeout;
+
+use self::common::Etcd;
+
+fn key(text: &str) -> Key {
+    text.parse().unwrap()
+}
+
+async fn put(store: &(impl Store + ?Sized), name: &str, value: &str) -> Revision {
+    match store.commit(Transaction::new().put(key(name), value)).await.unwrap() {
+        Outcome::Committed(revision) => revision,
+        Outcome::Refused => unreachable!("there are no preconditions"),
+    }
+}
+
+#[tokio::test]
+async fn it_obeys_the_laws_of_stores() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let store = EtcdStore::connect(&[etcd.client.to_string()], EtcdOptions::default()).await.unwrap();
+    let stores = Arc::new(AtomicU32::new(0));
+    conformance::store(|| async {
+        let part = stores.fetch_add(1, Ordering::Relaxed);
+        Prefixed::new(store.clone(), key(&format!("law-{part}/")))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_written_is_what_etcdctl_reads() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let store = connect(&etcd.url("region")).await.unwrap();
+    put(&*store, "a/b", "text").await;
+    assert_eq!(etcd.ctl(&["get", "--prefix", ""]), "region/a/b\ntext\n");
+    etcd.ctl(&["put", "region/a/c", "theirs"]);
+    let (_, entry) = store.get_one(&key("a/c")).await.unwrap();
+    assert_eq!(entry.unwrap().value, b"theirs");
+    etcd.ctl(&["put", "region/a/x y", "no key of ours"]);
+    assert_eq!(store.list_all(&key("a/"), None).await.unwrap_err().kind(), StoreErrorKind::Corrupt);
+}
+
+#[tokio::test]
+async fn an_etcd_that_stops_ends_watches_and_comes_back() {
+    let Some(mut etcd) = Etcd::start().await else { return };
+    let store = connect(&etcd.url("p")).await.unwrap();
+    let first = put(&*store, "k", "1").await;
+    let mut watch = store.watch(&key("k"), first.next()).await.unwrap();
+    etcd.kill();
+    let error = timeout(Duration::from_secs(30), watch.next()).await.expect("it is said").unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    let error = store.get(&[key("k")]).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (StoreErrorKind::Unavailable, true));
+
+    etcd.restart().await;
+    let second = loop {
+        // The connection comes back by itself.
+        match store.commit(Transaction::new().put(key("k"), "2")).await {
+            Ok(Outcome::Committed(revision)) => break revision,
+            Ok(Outcome::Refused) => unreachable!("there are no preconditions"),
+            Err(error) => assert!(error.is_retryable(), "{error}"),
+        }
+    };
+    let mut watch = store.watch(&key("k"), first.next()).await.unwrap();
+    let batch = timeout(Duration::from_secs(30), watch.next()).await.unwrap().unwrap();
+    assert!(batch.revision <= second);
+    assert_eq!(batch.events[0].before.as_ref().unwrap().value, b"1");
+}
+
+#[tokio::test]
+async fn history_compacted_by_somebody_else_is_reported() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let store = connect(&etcd.url("p")).await.unwrap();
+    let first = put(&*store, "k", "1").await;
+    let last = put(&*store, "k", "2").await;
+    etcd.ctl(&["compact", &last.to_string()]);
+    let error = match store.watch(&key("k"), first).await {
+        Ok(mut watch) => watch.next().await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert_eq!(error.kind(), StoreErrorKind::Compacted);
+}
+
+#[tokio::test]
+async fn name_and_password_are_asked_for() {
+    let Some(etcd) = Etcd::start().await else { return };
+    etcd.ctl(&["user", "add", "root:p@ss:word"]);
+    etcd.ctl(&["user", "grant-role", "root", "root"]);
+    etcd.ctl(&["auth", "enable"]);
+    let store = connect(&format!("etcd://root:p%40ss%3aword@{}/p", etcd.client)).await.unwrap();
+    put(&*store, "k", "1").await;
+    for url in [format!("etcd://root:wrong@{}/p", etcd.client), etcd.url("p")] {
+        let error = connect(&url).await.unwrap_err();
+        let pn_store::ConnectError::Store(error) = error else { panic!("{error}") };
+        assert_eq!(error.kind(), StoreErrorKind::Denied, "{error:?}");
+        assert!(!format!("{error:?}").contains("wrong"), "passwords are not shown");
+    }
+}
+
+#[tokio::test]
+async fn tls_is_spoken_and_both_sides_are_checked() {
+    let certified = |dir: &Path| {
+        certificates(dir);
+        let file = |name: &str| dir.join(name).display().to_string();
+        vec![
+            format!("--cert-file={}", file("etcd.crt")),
+            format!("--key-file={}", file("etcd.key")),
+            format!("--trusted-ca-file={}", file("ca.crt")),
+            "--client-cert-auth".to_owned(),
+        ]
+    };
+    let Some(etcd) = Etcd::start_with(certified).await else { return };
+    let file = |name: &str| etcd.dir.path().join(name).display().to_string();
+    let url = format!("{}?ca={}&cert={}&key={}", etcd.url("p"), file("ca.crt"), file("us.crt"), file("us.key"));
+    let store = loop {
+        match connect(&url).await {
+            Ok(store) => break store,
+            // It listens before it answers.
+            Err(pn_store::ConnectError::Store(error)) if error.is_retryable() => continue,
+            Err(error) => panic!("{error:?}"),
+        }
+    };
+    put(&*store, "k", "1").await;
+    for (what, url) in [
+        ("cleartext", etcd.url("p")),
+        ("no certificate", format!("{}?ca={}", etcd.url("p"), file("ca.crt"))),
+        ("another authority", format!("{}?ca={}", etcd.url("p"), file("us.crt"))),
+    ] {
+        let error = connect(&url).await.unwrap_err();
+        assert!(matches!(error, pn_store::ConnectError::Store(_)), "{what}: {error:?}");
+    }
+}
+
+/// Makes a certificate authority, and certificates for an etcd and for us.
+fn certificates(dir: &Path) {
+    let openssl = |arguments: &str| {
+        let output = Command::new("openssl").args(arguments.split(' ')).current_dir(dir).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    openssl(&format!("req -x509 {key} -keyout ca.key -out ca.crt -subj /CN=authority -days 2"));
+    for (name, extra) in [("etcd", "subjectAltName=IP:127.0.0.1"), ("us", "extendedKeyUsage=clientAuth")] {
+        openssl(&format!("req {key} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
+        std::fs::write(dir.join("extensions"), extra).unwrap();
+        let sign = "-CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile extensions";
+        openssl(&format!("x509 -req -in {name}.csr -out {name}.crt {sign}"));
+    }
+}
