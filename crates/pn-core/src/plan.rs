@@ -131,12 +131,12 @@ impl NodePlan {
     /// What both plans know of a node is as this one says; nodes that only kept networks need come from the older one.
     #[must_use]
     pub fn keeping(&self, old: &Self, keep: impl Fn(NetworkId) -> bool) -> Self {
-        let Some(host) = self.host.as_ref().or(old.host.as_ref()) else {
+        let kept = || old.networks.iter().filter(|(id, _)| keep(**id));
+        let Some(host) = self.host.as_ref().or(old.host.as_ref().filter(|_| kept().next().is_some())) else {
             return self.clone();
         };
         let newer = self.networks.iter().filter(|(id, _)| !keep(**id));
-        let kept = old.networks.iter().filter(|(id, _)| keep(**id));
-        let networks = newer.chain(kept).map(|(id, network)| (*id, Arc::clone(network))).collect();
+        let networks = newer.chain(kept()).map(|(id, network)| (*id, Arc::clone(network))).collect();
         let node = |id| self.peers.get(&id).or_else(|| old.peers.get(&id)).cloned();
         Self::new(Arc::clone(host), self.generation, networks, node)
     }

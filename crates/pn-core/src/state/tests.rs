@@ -569,4 +569,5 @@ fn l3_a_plan_can_keep_networks_that_it_would_remove() {
     let all = nothing.keeping(&old, |_| true);
     assert_eq!((all.networks, all.host), (old.networks.clone(), old.host.clone()));
     assert_eq!(nothing.keeping(&nothing, |_| true), nothing);
+    assert_eq!(nothing.keeping(&old, |_| false), nothing);
 }
