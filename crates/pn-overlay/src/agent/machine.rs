@@ -129,7 +129,7 @@ impl Machine {
     pub fn new(node: NodeId, backend: &'static str, servers: usize, options: AgentOptions) -> Self {
         let mut status = AgentStatus::new(backend);
         let resumed = options.resume.clone().filter(|plan| plan.node == node);
-        status.wanted = resumed.as_ref().map(|plan| plan.generation);
+        (status.wanted, status.is_pending) = (resumed.as_ref().map(|plan| plan.generation), resumed.is_some());
         Self {
             node,
             rng: fastrand::Rng::with_seed(options.seed),
@@ -353,7 +353,7 @@ impl Machine {
 
     fn set_target(&mut self, target: NodePlan) {
         self.target = Some(target);
-        (self.is_dirty, self.attempts) = (true, 0);
+        (self.is_dirty, self.attempts, self.status.is_pending) = (true, 0, true);
         (self.retry_at, self.compare_at) = (None, None);
     }
 

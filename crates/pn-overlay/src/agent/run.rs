@@ -207,3 +207,6 @@ impl Clock {
         self.start.checked_add(Duration::from_millis(millis))
     }
 }
+
+#[cfg(test)]
+mod tests;

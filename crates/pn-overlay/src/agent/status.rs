@@ -21,6 +21,8 @@ pub struct AgentStatus {
     pub applied: Option<Generation>,
     /// The generation that every name server answers from, but for what is held.
     pub announced: Option<Generation>,
+    /// Whether the node is still to be made what it should be, or being made.
+    pub is_pending: bool,
     /// What waits for a confirmation.
     pub held: BTreeMap<NetworkId, Held>,
     /// Since when nothing was heard from the source, if it is lost. Whoever answers names must stop some time after (D10).
@@ -97,6 +99,7 @@ impl AgentStatus {
             wanted: None,
             applied: None,
             announced: None,
+            is_pending: false,
             held: BTreeMap::new(),
             stale: None,
             fenced: None,
@@ -110,6 +113,10 @@ impl AgentStatus {
     #[must_use]
     pub fn is_settled(&self) -> bool {
         let is_there = self.wanted.is_some() && self.applied == self.wanted && self.announced == self.wanted;
-        is_there && self.held.is_empty() && self.failures.is_empty() && self.phase == Phase::Following
+        is_there
+            && !self.is_pending
+            && self.held.is_empty()
+            && self.failures.is_empty()
+            && self.phase == Phase::Following
     }
 }

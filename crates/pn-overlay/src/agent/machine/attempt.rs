@@ -170,7 +170,7 @@ impl Machine {
         self.tell_problems(now);
         if self.problems.is_empty() {
             self.status.announced = self.current.as_ref().map(|plan| plan.generation);
-            self.attempts = 0;
+            (self.attempts, self.status.is_pending) = (0, self.is_dirty);
             self.compare_at = Some(now.after(self.options.compare_every));
         } else {
             self.retry_later(now);
@@ -234,6 +234,7 @@ impl Machine {
         self.tell_problems(now);
         if is_different {
             self.status.repairs += 1;
+            self.status.is_pending = true;
         }
         // A newer plan repairs as well.
         if is_different && !self.is_dirty {
