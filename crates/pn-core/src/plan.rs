@@ -125,6 +125,22 @@ impl NodePlan {
         Self::new(Arc::clone(host), self.generation, networks, |id| self.peers.get(&id).cloned())
     }
 
+    /// Returns the plan with some networks as an older plan of the same node has them: for who keeps what this plan would
+    /// remove. A network that is to be kept and that the older plan does not have is left out.
+    ///
+    /// What both plans know of a node is as this one says; nodes that only kept networks need come from the older one.
+    #[must_use]
+    pub fn keeping(&self, old: &Self, keep: impl Fn(NetworkId) -> bool) -> Self {
+        let kept = || old.networks.iter().filter(|(id, _)| keep(**id));
+        let Some(host) = self.host.as_ref().or(old.host.as_ref().filter(|_| kept().next().is_some())) else {
+            return self.clone();
+        };
+        let newer = self.networks.iter().filter(|(id, _)| !keep(**id));
+        let networks = newer.chain(kept()).map(|(id, network)| (*id, Arc::clone(network))).collect();
+        let node = |id| self.peers.get(&id).or_else(|| old.peers.get(&id)).cloned();
+        Self::new(Arc::clone(host), self.generation, networks, node)
+    }
+
     /// Returns the zones of the networks on this node.
     #[must_use]
     pub fn zones(&self) -> ZoneSet {

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod allowed_ips;
 pub mod conformance;
 pub mod drops;
@@ -13,9 +14,12 @@ pub mod tunnel;
 pub mod vtep;
 pub mod vxlan;
 
+#[cfg(feature = "agent")]
+pub use agent::{Agent, AgentHandle};
+pub use agent::{AgentOptions, AgentStatus, Leave};
 pub use allowed_ips::AllowedIps;
 pub use drops::{DropCounters, DropReason};
-pub use memory::MemoryOverlay;
+pub use memory::{MemoryNames, MemoryOverlay};
 pub use outbox::Outbox;
 pub use peer::PrivateKey;
 pub use tunnel::{PeerConfig, PeerStatus, Tunnel};

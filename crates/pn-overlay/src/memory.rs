@@ -1,10 +1,12 @@
-//! A data plane that only remembers: for tests of what drives backends, and the simplest example of one.
+//! A data plane and a name server that only remember: for tests of what drives backends, and the simplest examples of them.
 
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use pn_core::backend::{Observed, OverlayBackend};
-use pn_core::{Action, BackendError, Capabilities, Encryption, Generation, KeyScope, NodePlan, Report};
+use pn_core::{
+    Action, BackendError, Capabilities, DnsBackend, Encryption, Generation, KeyScope, NodePlan, Report, ZoneSet,
+};
 
 use crate::reconcile;
 
@@ -17,6 +19,11 @@ impl MemoryOverlay {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Changes what is on the node behind everybody's back, as an administrator or a fault would.
+    pub fn tamper(&self, change: impl FnOnce(&mut Observed)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner).1);
     }
 }
 
@@ -44,6 +51,48 @@ impl OverlayBackend for MemoryOverlay {
     async fn observe(&self) -> Result<Observed, BackendError> {
         let node = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(node.1.clone())
+    }
+}
+
+/// A name server whose answers are a value in memory.
+#[derive(Debug, Default)]
+pub struct MemoryNames(Mutex<Option<ZoneSet>>);
+
+impl MemoryNames {
+    /// Makes a name server that answers nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Returns what it answers.
+    #[must_use]
+    pub fn published(&self) -> ZoneSet {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()
+    }
+}
+
+#[async_trait]
+impl DnsBackend for MemoryNames {
+    async fn publish(&self, zones: &ZoneSet) -> Report {
+        let mut published = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let age = |set: &ZoneSet| (set.generation, set.stage);
+        if let Some(published) = published.as_ref().filter(|published| age(zones) < age(published)) {
+            return Report::refused(zones.generation, BackendError::superseded(zones.generation, published.generation));
+        }
+        let before = published.replace(zones.clone()).unwrap_or_default().zones;
+        let mut report = Report::new(zones.generation);
+        for (network, zone) in &zones.zones {
+            match before.get(network) {
+                None => report.record(format_args!("zone {network}"), Ok(Action::Created)),
+                Some(known) if known != zone => report.record(format_args!("zone {network}"), Ok(Action::Updated)),
+                Some(_) => {}
+            }
+        }
+        for network in before.keys().filter(|network| !zones.zones.contains_key(*network)) {
+            report.record(format_args!("zone {network}"), Ok(Action::Removed));
+        }
+        report
     }
 }
 

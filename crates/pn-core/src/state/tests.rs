@@ -628,3 +628,36 @@ fn a_plan_shares_what_did_not_change() {
     let shared = |n| Arc::ptr_eq(&before.networks[&network(n)], &after.networks[&network(n)]);
     assert!(shared(1) && !shared(2));
 }
+
+#[test]
+fn l3_a_plan_can_keep_networks_that_it_would_remove() {
+    let mut state = two_networks();
+    for (n, of, on) in [(1, 1, 1), (2, 1, 2), (3, 2, 1), (4, 2, 3)] {
+        state.apply(T0, start(n, slot(of, "web", u32::try_from(n).unwrap()), on)).unwrap();
+    }
+    let old = state.node_plan(node(1));
+    for gone in [1, 2] {
+        state.apply(T0, Change::Fail(container(gone))).unwrap();
+    }
+    let mut moved = new_node(3);
+    moved.underlay.set_port(51_821);
+    state.apply(T0, Change::UpdateNode(moved.clone())).unwrap();
+    let new = state.node_plan(node(1));
+    assert_eq!((old.networks.len(), new.networks.len()), (2, 1));
+
+    let kept = new.keeping(&old, |id| id == network(1));
+    assert_eq!(kept.generation, new.generation);
+    assert_eq!(kept.networks[&network(1)], old.networks[&network(1)]);
+    assert_eq!(kept.networks[&network(2)], new.networks[&network(2)]);
+    assert_eq!(kept.peers.keys().copied().collect::<Vec<_>>(), [node(2), node(3)]);
+    assert_eq!(*kept.peers[&node(3)], moved, "a node that both know is as the newer plan says");
+    assert_eq!(kept.check(&crate::Limits::default()), []);
+
+    assert_eq!(new.keeping(&old, |_| false), new);
+    assert_eq!(old.keeping(&new, |id| id == network(1)).networks.len(), 1, "one that the other lacks is left out");
+    let nothing = crate::NodePlan::empty(node(1), state.generation().next());
+    let all = nothing.keeping(&old, |_| true);
+    assert_eq!((all.networks, all.host), (old.networks.clone(), old.host.clone()));
+    assert_eq!(nothing.keeping(&nothing, |_| true), nothing);
+    assert_eq!(nothing.keeping(&old, |_| false), nothing);
+}

@@ -1,0 +1,73 @@
+//! Which names have a way to what they lead to.
+
+use core::net::Ipv4Addr;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use pn_core::backend::Observed;
+use pn_core::{NetworkId, NodePlan, PublicKey, TypeNames, ZonePlan, ZoneSet};
+
+/// Takes the names from a set whose addresses have no way, as far as was observed, or another one than planned.
+pub(super) fn with_ways(mut zones: ZoneSet, plan: &NodePlan, found: &Observed) -> ZoneSet {
+    let wanted = Observed::from(plan);
+    let is_open = |network: NetworkId, address: Ipv4Addr| {
+        let (Some(wanted), Some(network)) = (wanted.networks.get(&network), found.networks.get(&network)) else {
+            return false;
+        };
+        let Some(way) = wanted.endpoints.get(&address) else { return false };
+        wanted.vni == network.vni && network.endpoints.get(&address) == Some(way)
+    };
+    // A way through a peer that is not there, or elsewhere, is none.
+    let is_there = |key: &PublicKey| wanted.peers.get(key) == found.peers.get(key);
+    let unreached = plan.peers.values().filter(|node| !is_there(&node.public_key));
+    let unreached: BTreeSet<_> = unreached.map(|node| node.id).collect();
+    for (id, zone) in &mut zones.zones {
+        let reached = |address: Ipv4Addr| {
+            let endpoint = plan.networks.get(id).and_then(|network| network.endpoint(address));
+            endpoint.is_some_and(|endpoint| !unreached.contains(&endpoint.node))
+        };
+        *zone = filtered(zone, |address| reached(address) && is_open(*id, address));
+    }
+    zones
+}
+
+/// Returns the names that may be answered after an attempt that failed in part: those of the plan where nothing that names
+/// the network failed, those of `meanwhile` elsewhere, and of both only what has its way.
+pub(super) fn after_failures<'a>(
+    plan: &NodePlan,
+    meanwhile: ZoneSet,
+    failed: impl Iterator<Item = &'a str> + Clone,
+    found: &Observed,
+) -> ZoneSet {
+    let mut zones = meanwhile;
+    for (id, network) in plan.networks.iter() {
+        if !failed.clone().any(|object| concerns(object, *id)) {
+            zones.zones.insert(*id, Arc::clone(&network.zone));
+        }
+    }
+    with_ways(zones, plan, found)
+}
+
+/// Returns whether the failure of an object may concern a whole network. Peers and single endpoints do not: whether their
+/// ways are there is seen.
+fn concerns(object: &str, network: NetworkId) -> bool {
+    if ["peer ", "endpoint ", "name server "].iter().any(|kind| object.starts_with(kind)) {
+        return false;
+    }
+    let is_about_one = object.contains("pn-");
+    !is_about_one || object.contains(&network.to_string())
+}
+
+fn filtered(zone: &Arc<ZonePlan>, keep: impl Fn(Ipv4Addr) -> bool) -> Arc<ZonePlan> {
+    let mut addresses = zone.types.iter().flat_map(|of_type| of_type.containers.iter());
+    if addresses.all(|(_, address)| keep(*address)) {
+        return Arc::clone(zone);
+    }
+    let mut zone = (**zone).clone();
+    let types = zone.types.iter().map(|of_type| {
+        let containers = of_type.containers.iter().copied().filter(|(_, address)| keep(*address)).collect();
+        TypeNames { containers, ..of_type.clone() }
+    });
+    zone.types = types.collect();
+    Arc::new(zone)
+}
