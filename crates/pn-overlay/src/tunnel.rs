@@ -161,38 +161,23 @@ impl Tunnel {
         datagram: &[u8],
         out: &mut Outbox,
     ) -> Result<Option<(NodeId, UdpPacket<'_>)>, DropReason> {
-        let (index, is_initiation) = match self.identity.addressee(from.ip(), datagram, &mut self.buffer) {
-            Ok(Addressee::Index(index)) => (index, false),
-            Ok(Addressee::Key(key)) => (*self.by_key.get(&key).ok_or(DropReason::UnknownPeer)?, true),
-            Err(Ok(cookie)) => {
-                let cookie = &self.buffer[..cookie];
-                send(out, from, cookie.len(), |buffer| Ok(copy(cookie, buffer)))?;
-                return Ok(None);
-            }
-            Err(Err(reason)) => return Err(reason),
-        };
-        let entry = self.peers.get_mut(index as usize).and_then(Option::as_mut).ok_or(DropReason::UnknownPeer)?;
-        let step = entry.peer.open(from.ip(), datagram, &mut self.buffer)?;
-        // What is authentic says where the peer is. A cookie is not, nor is what is answered with one: who knows the public
-        // keys makes both.
-        let is_authentic = datagram.first() != Some(&COOKIE) && !matches!(step, Step::Send([COOKIE, ..]));
-        if is_authentic {
-            entry.endpoint = from;
-        }
-        if let Step::Send(reply) = &step {
-            send(out, from, reply.len(), |buffer| Ok(copy(reply, buffer)))?;
-        }
-        if entry.peer.has_queued() && !is_initiation {
-            entry.flush(out)?;
-        }
-        let Step::Packet(packet) = step else {
-            return Ok(None);
-        };
-        let packet = UdpPacket::parse(packet).ok_or(DropReason::NotVxlan)?;
-        if self.allowed.owner(packet.source) != Some(index) {
-            return Err(DropReason::TunnelSource);
-        }
-        Ok(Some((entry.config.node, packet)))
+        let Self { identity, peers, by_key, allowed, buffer, .. } = self;
+        open(identity, peers, by_key, allowed, (from, datagram), out, buffer)
+    }
+
+    /// Opens a datagram as [`open`](Self::open) does, into a buffer of at least the datagram's length and 148 octets.
+    ///
+    /// # Errors
+    /// Why the datagram was dropped.
+    pub fn open_in<'a>(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        out: &mut Outbox,
+        buffer: &'a mut [u8],
+    ) -> Result<Option<(NodeId, UdpPacket<'a>)>, DropReason> {
+        let Self { identity, peers, by_key, allowed, .. } = self;
+        open(identity, peers, by_key, allowed, (from, datagram), out, buffer)
     }
 
     /// Does what is due for every peer: handshakes, rekeys, keepalives. To be called about four times a second.
@@ -227,6 +212,52 @@ impl Entry {
         }
         Ok(())
     }
+}
+
+fn open<'a>(
+    identity: &Identity,
+    peers: &mut [Option<Entry>],
+    by_key: &HashMap<PublicKey, u32>,
+    allowed: &AllowedIps<u32>,
+    (from, datagram): (SocketAddr, &[u8]),
+    out: &mut Outbox,
+    buffer: &'a mut [u8],
+) -> Result<Option<(NodeId, UdpPacket<'a>)>, DropReason> {
+    if buffer.len() < MIN_BUFFER {
+        return Err(DropReason::NotWireGuard);
+    }
+    let (index, is_initiation) = match identity.addressee(from.ip(), datagram, buffer) {
+        Ok(Addressee::Index(index)) => (index, false),
+        Ok(Addressee::Key(key)) => (*by_key.get(&key).ok_or(DropReason::UnknownPeer)?, true),
+        Err(Ok(cookie)) => {
+            let cookie = &buffer[..cookie];
+            send(out, from, cookie.len(), |buffer| Ok(copy(cookie, buffer)))?;
+            return Ok(None);
+        }
+        Err(Err(reason)) => return Err(reason),
+    };
+    let entry = peers.get_mut(index as usize).and_then(Option::as_mut).ok_or(DropReason::UnknownPeer)?;
+    let step = entry.peer.open(from.ip(), datagram, buffer)?;
+    // What is authentic says where the peer is. A cookie is not, nor is what is answered with one: who knows the public
+    // keys makes both.
+    let is_authentic = datagram.first() != Some(&COOKIE) && !matches!(step, Step::Send([COOKIE, ..]));
+    if is_authentic {
+        entry.endpoint = from;
+    }
+    if let Step::Send(reply) = &step {
+        send(out, from, reply.len(), |buffer| Ok(copy(reply, buffer)))?;
+    }
+    if entry.peer.has_queued() && !is_initiation {
+        entry.flush(out)?;
+    }
+    let Step::Packet(packet) = step else {
+        return Ok(None);
+    };
+    let packet = UdpPacket::parse(packet).ok_or(DropReason::NotVxlan)?;
+    if allowed.owner(packet.source) != Some(index) {
+        return Err(DropReason::TunnelSource);
+    }
+    Ok(Some((entry.config.node, packet)))
 }
 
 /// Appends what a step wants to send.
