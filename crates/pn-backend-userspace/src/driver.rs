@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::offload::Coalescer;
 use crate::port::{Owner, Port, PortInner};
 use crate::tap::UnderlayTap;
 use crate::tun::{Interface, Tun};
@@ -116,8 +117,10 @@ pub(crate) struct Driver {
     buffer: Vec<u8>,
     /// Where packets of interfaces are read to, with room in front.
     packet: Box<[u8]>,
-    /// Where packets of the tunnel are opened.
+    /// Where packets of the tunnel are opened, how much of it is in use, and how those in it are put together.
     opened: Box<[u8]>,
+    opened_to: usize,
+    coalescer: Coalescer<usize>,
     epoch: Instant,
     next_tick: Duration,
 }
@@ -232,6 +235,8 @@ impl Driver {
             buffer: Vec::new(),
             packet: vec![0; carry::PACKET_BUFFER].into_boxed_slice(),
             opened: vec![0; carry::OPENED_BUFFER].into_boxed_slice(),
+            opened_to: 0,
+            coalescer: Coalescer::new(),
             epoch: Instant::now(),
             next_tick: TICK,
         })

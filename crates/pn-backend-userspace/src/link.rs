@@ -106,7 +106,8 @@ impl Link {
             return match reply.payload {
                 NetlinkPayload::InnerMessage(message) => Ok(Some(message)),
                 NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io()),
-                _ => Ok(None),
+                NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => Ok(None),
+                other => Err(io::Error::new(io::ErrorKind::InvalidData, format!("an unexpected answer: {other:?}"))),
             };
         }
     }

@@ -17,7 +17,8 @@ use crate::sys;
 const DEFAULT_NAME: &str = "pn0";
 
 /// The offloads that are asked for, the most first; a kernel without UDP segmentation (before 6.2) refuses the first.
-const OFFLOADS: [libc::c_uint; 1] = [0];
+const OFFLOADS: [libc::c_uint; 3] = [TCP_OFFLOADS | libc::TUN_F_USO4 | libc::TUN_F_USO6, TCP_OFFLOADS, 0];
+const TCP_OFFLOADS: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
 
 /// Where a container's TUN interface is made, and what it is called.
 ///

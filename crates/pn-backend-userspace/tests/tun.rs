@@ -10,6 +10,7 @@ use std::time::Duration;
 use cluster::Cluster;
 use namespace::Namespace;
 use pn_backend_userspace::{Port, TunPort, probe};
+use pn_core::backend::Observed;
 use pn_core::*;
 use pn_dns::stub;
 use pn_overlay::DropReason;
@@ -242,7 +243,7 @@ async fn what_cannot_be_attached_is_an_error_and_what_is_attached_comes_off() {
     assert!(inside.ip(&["link"]).contains("pn1") && !inside.ip(&["link"]).contains("pn0"), "replaced");
     assert!(backend.port(a).is_err());
     let plan = cluster.region.state().node_plan(cluster.region.nodes()[0].id);
-    assert_eq!(backend.observe().await.unwrap(), pn_core::backend::Observed::from(&plan));
+    assert_eq!(backend.observe().await.unwrap(), Observed::from(&plan));
     assert!(backend.apply(&plan).await.is_unchanged());
 
     assert!(backend.detach(a).await.unwrap());

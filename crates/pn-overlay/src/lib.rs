@@ -18,5 +18,5 @@ pub use drops::{DropCounters, DropReason};
 pub use memory::MemoryOverlay;
 pub use outbox::{Outbox, Run};
 pub use peer::PrivateKey;
-pub use tunnel::{PeerConfig, PeerStatus, Tunnel};
+pub use tunnel::{PeerConfig, PeerStatus, Sealer, Tunnel};
 pub use vtep::{Egress, Ingress, Route, Vtep, Wrap};

@@ -145,10 +145,16 @@ impl Tunnel {
     /// # Errors
     /// [`DropReason::NoRoute`] where no peer has it.
     pub fn seal(&mut self, to: IpAddr, packet: &[u8], out: &mut Outbox) -> Result<(), DropReason> {
+        self.sealer(to)?.seal(packet, out)
+    }
+
+    /// Returns what seals packets for the peer that has an address, for many at a time.
+    ///
+    /// # Errors
+    /// [`DropReason::NoRoute`] where no peer has it.
+    pub fn sealer(&mut self, to: IpAddr) -> Result<Sealer<'_>, DropReason> {
         let index = self.allowed.owner(to).ok_or(DropReason::NoRoute)?;
-        let entry = self.peers[index as usize].as_mut().expect("routes lead to peers");
-        let Entry { peer, endpoint, .. } = entry;
-        send(out, *endpoint, packet.len() + OVERHEAD, |buffer| peer.seal(packet, buffer))
+        Ok(Sealer(self.peers[index as usize].as_mut().expect("routes lead to peers")))
     }
 
     /// Opens a datagram from the underlay. `Some` is an IP packet of a peer, whose source address is the peer's own.
@@ -200,6 +206,21 @@ impl Tunnel {
         self.peers[index as usize] = Some(Entry { config, endpoint: config.underlay, peer });
         self.by_key.insert(config.public_key, index);
         index
+    }
+}
+
+/// Seals packets for one peer.
+#[derive(Debug)]
+pub struct Sealer<'a>(&'a mut Entry);
+
+impl Sealer<'_> {
+    /// Seals an IP packet.
+    ///
+    /// # Errors
+    /// Why it was dropped.
+    pub fn seal(&mut self, packet: &[u8], out: &mut Outbox) -> Result<(), DropReason> {
+        let Entry { peer, endpoint, .. } = &mut *self.0;
+        send(out, *endpoint, packet.len() + OVERHEAD, |buffer| peer.seal(packet, buffer))
     }
 }
 

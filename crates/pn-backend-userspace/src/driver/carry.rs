@@ -12,7 +12,7 @@ use pn_overlay::packet::{Ipv4Packet, UDP, UdpDatagram, udp_reply};
 use pn_overlay::{DropReason, Route};
 
 use super::{Attached, Driver};
-use crate::offload::VirtioHeader;
+use crate::offload::{Segments, VirtioHeader, complete_checksum};
 use crate::port::{DNS_PORT, Owner, PortInner};
 use crate::tap::Direction;
 
@@ -36,8 +36,14 @@ const HEADROOM: usize = 128;
 /// What a packet of an interface is read to.
 pub(super) const PACKET_BUFFER: usize = HEADROOM + 65_536;
 
-/// What datagrams are opened to: the longest there is.
-pub(super) const OPENED_BUFFER: usize = 65_536;
+/// What datagrams are opened to: twice the longest, so that what one batch brings is seldom written in two.
+pub(super) const OPENED_BUFFER: usize = 2 * 65_536;
+
+/// What a handshake message needs.
+const MIN_BUFFER: usize = 148;
+
+/// Pieces that a packet is merged from, besides its first.
+const MAX_PIECES: usize = 127;
 
 /// Octets that wait for the underlay before they are sent, though there may be more to come.
 const FLUSH: usize = 60_000;
@@ -60,6 +66,7 @@ impl Driver {
                     start = end;
                 }
             }
+            self.write_merged();
             if !more {
                 return;
             }
@@ -67,21 +74,47 @@ impl Driver {
     }
 
     fn open(&mut self, from: SocketAddr, message: usize, datagram: Range<usize>) -> Result<(), DropReason> {
+        if self.opened.len() - self.opened_to < datagram.len().max(MIN_BUFFER) {
+            self.write_merged();
+        }
         let datagram = &self.underlay.message(message).1[datagram];
         if let Some(tap) = &self.tap {
             tap.datagram(Direction::Received, from, datagram);
         }
-        let opened = self.tunnel.open_in(from, datagram, &mut self.outbox, &mut self.opened)?;
+        let buffer = &mut self.opened[self.opened_to..];
+        let base = buffer.as_ptr().addr();
+        let opened = self.tunnel.open_in(from, datagram, &mut self.outbox, buffer)?;
         let Some((node, packet)) = opened else {
             return Ok(());
         };
         let ingress = self.vtep.ingress(node, &packet)?;
         let packet = ingress.packet.octets();
-        if let Some(place) = self.tun_of.get(&ingress.container) {
-            return write(&self.tuns, *place, VirtioHeader::default(), packet);
-        }
-        let (container, packet) = (ingress.container, packet.to_vec());
-        self.deliver(Owner::Container(container), packet)
+        let Some(place) = self.tun_of.get(&ingress.container) else {
+            let (container, packet) = (ingress.container, packet.to_vec());
+            return self.deliver(Owner::Container(container), packet);
+        };
+        // It waits for those that follow it, where it lies.
+        let start = self.opened_to + (packet.as_ptr().addr() - base);
+        let packet = start..start + packet.len();
+        self.opened_to = packet.end;
+        self.coalescer.push(*place, &self.opened, packet);
+        Ok(())
+    }
+
+    /// Gives interfaces what was opened for them, as few packets.
+    fn write_merged(&mut self) {
+        let (tuns, drops) = (&self.tuns, &self.shared.drops);
+        self.coalescer.drain(&mut self.opened, |merged, buffer| {
+            let mut pieces = [IoSlice::new(&[]); 2 + MAX_PIECES];
+            (pieces[0], pieces[1]) = (IoSlice::new(&merged.header), IoSlice::new(merged.first));
+            for (piece, range) in pieces[2..].iter_mut().zip(merged.rest) {
+                *piece = IoSlice::new(&buffer[range.clone()]);
+            }
+            if let Err(reason) = write(tuns, *merged.place, &pieces[..2 + merged.rest.len()]) {
+                (0..=merged.rest.len()).for_each(|_| drops.count(reason));
+            }
+        });
+        self.opened_to = 0;
     }
 
     /// Gives a packet to a container or resolver of this node.
@@ -89,7 +122,8 @@ impl Driver {
         if let Owner::Container(container) = to
             && let Some(place) = self.tun_of.get(&container)
         {
-            return write(&self.tuns, *place, VirtioHeader::default(), &packet);
+            let header = VirtioHeader::default().emit(false);
+            return write(&self.tuns, *place, &[IoSlice::new(&header), IoSlice::new(&packet)]);
         }
         let stack = self.stacks.get(&to).ok_or(DropReason::UnknownDestination)?;
         let taken = stack.lock().ingress(packet, self.epoch.elapsed());
@@ -129,26 +163,39 @@ impl Driver {
     /// Sends a packet that was read from an interface on its way.
     fn forward_read(&mut self, place: usize, len: usize) -> Result<(), DropReason> {
         let attached = self.tuns.get(place).and_then(Option::as_ref).ok_or(DropReason::UnknownDestination)?;
-        let end = HEADROOM + len.saturating_sub(VirtioHeader::LEN);
-        let packet = Ipv4Packet::parse(&self.packet[HEADROOM..end]).ok_or(DropReason::NotIp)?;
         let (network, container) = (attached.network, attached.container);
-        match self.vtep.route(network, container, &packet, packet.octets().len())? {
+        let header = *self.packet[HEADROOM - VirtioHeader::LEN..].first_chunk().expect("there is room for a header");
+        let told = VirtioHeader::parse(header).ok_or(DropReason::NotIp)?;
+        let whole = HEADROOM..HEADROOM + len.saturating_sub(VirtioHeader::LEN);
+        let packet = Ipv4Packet::parse(&self.packet[whole.clone()]).ok_or(DropReason::NotIp)?;
+        let mut pieces = Pieces::new(&told, &self.packet, whole.clone())?;
+        match self.vtep.route(network, container, &packet, pieces.largest())? {
             Route::Tunnel(wrap) => {
-                let start = wrap.write(&mut self.packet[..end], HEADROOM);
-                self.tunnel.seal(wrap.via(), &self.packet[start..end], &mut self.outbox)
+                let mut sealer = self.tunnel.sealer(wrap.via())?;
+                while let Some(piece) = pieces.next(&mut self.packet) {
+                    let start = wrap.write(&mut self.packet[..piece.end], piece.start);
+                    sealer.seal(&self.packet[start..piece.end], &mut self.outbox)?;
+                }
+                Ok(())
             }
-            Route::Local(to) => {
-                let packet = packet.octets().to_vec();
-                self.deliver(Owner::Container(to), packet)
-            }
+            Route::Local(to) => match self.tun_of.get(&to) {
+                // From kernel to kernel it needs no cutting.
+                Some(place) => write(&self.tuns, *place, &[IoSlice::new(&header), IoSlice::new(&self.packet[whole])]),
+                None => self.deliver_pieces(Owner::Container(to), pieces),
+            },
             Route::Resolver => match self.answer(network, &packet) {
                 Some(reply) => reply.map_or(Ok(()), |reply| self.deliver(Owner::Container(container), reply)),
-                None => {
-                    let packet = packet.octets().to_vec();
-                    self.deliver(Owner::Resolver(network), packet)
-                }
+                None => self.deliver_pieces(Owner::Resolver(network), pieces),
             },
         }
+    }
+
+    fn deliver_pieces(&mut self, to: Owner, mut pieces: Pieces) -> Result<(), DropReason> {
+        while let Some(piece) = pieces.next(&mut self.packet) {
+            let packet = self.packet[piece].to_vec();
+            self.deliver(to, packet)?;
+        }
+        Ok(())
     }
 
     /// Polls stacks and forwards what they send, until a turn of all that are due is over.
@@ -250,10 +297,46 @@ impl Driver {
     }
 }
 
-/// Gives a packet to an interface.
-fn write(tuns: &[Option<Attached>], place: usize, header: VirtioHeader, packet: &[u8]) -> Result<(), DropReason> {
+/// Gives a header and a packet, in pieces, to an interface.
+fn write(tuns: &[Option<Attached>], place: usize, pieces: &[IoSlice<'_>]) -> Result<(), DropReason> {
     let attached = tuns.get(place).and_then(Option::as_ref).ok_or(DropReason::UnknownDestination)?;
-    let header = header.emit(false);
-    let written = attached.tun.write(&[IoSlice::new(&header), IoSlice::new(packet)]);
-    written.map_err(|_| DropReason::QueueFull)
+    attached.tun.write(pieces).map_err(|_| DropReason::QueueFull)
+}
+
+/// The packets that one of an interface is sent as.
+enum Pieces {
+    One { packet: Range<usize>, partial_checksum: Option<(u16, u16)>, is_done: bool },
+    Many(Segments),
+}
+
+impl Pieces {
+    fn new(told: &VirtioHeader, buffer: &[u8], packet: Range<usize>) -> Result<Self, DropReason> {
+        let partial_checksum = told.partial_checksum;
+        match told.segmentation {
+            None => Ok(Self::One { packet, partial_checksum, is_done: false }),
+            Some(_) => Segments::new(told, buffer, packet).map(Self::Many).ok_or(DropReason::NotIp),
+        }
+    }
+
+    fn largest(&self) -> usize {
+        match self {
+            Self::One { packet, .. } => packet.len(),
+            Self::Many(segments) => segments.largest(),
+        }
+    }
+
+    fn next(&mut self, buffer: &mut [u8]) -> Option<Range<usize>> {
+        match self {
+            Self::One { is_done: true, .. } => None,
+            Self::One { packet, partial_checksum, is_done } => {
+                *is_done = true;
+                if let Some(partial) = partial_checksum {
+                    // One that lies outside leaves the packet with the checksum it has.
+                    let _ = complete_checksum(&mut buffer[packet.clone()], *partial);
+                }
+                Some(packet.clone())
+            }
+            Self::Many(segments) => segments.next(buffer),
+        }
+    }
 }
