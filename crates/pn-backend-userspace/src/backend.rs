@@ -3,6 +3,7 @@
 use core::fmt;
 use core::net::SocketAddr;
 use std::sync::Arc;
+use std::{io, thread};
 
 use async_trait::async_trait;
 use pn_core::backend::{Observed, OverlayBackend};
@@ -11,25 +12,23 @@ use pn_core::{
     Resolver,
 };
 use pn_overlay::{DropCounters, PeerStatus, PrivateKey, Tunnel};
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::UdpSocket;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
-use crate::driver::{Command, Driver, Shared};
+use crate::driver::{Command, Commands, Driver, Shared};
 use crate::port::Port;
 use crate::tap::UnderlayTap;
-
-/// What the kernel is asked to buffer for the underlay socket, in each direction; it may give less.
-const SOCKET_BUFFER: usize = 4 << 20;
+use crate::tun::{Tun, TunPort};
+use crate::underlay::Underlay;
 
 /// A node's data plane in this process, for any user.
 ///
-/// It is made with a [`builder`](Self::builder) inside a tokio runtime, where its driver runs until the last clone of it is
-/// dropped. Each container of the plan that runs on this node is a [`Port`].
+/// It is made with a [`builder`](Self::builder) inside a tokio runtime. Its driver has a thread of its own, which ends when the
+/// last clone of it is dropped. Each container of the plan that runs on this node is a [`Port`], with sockets in this process,
+/// or has an interface in a network namespace, once one is [attached](Self::attach).
 #[derive(Clone)]
 pub struct UserspaceBackend {
     shared: Arc<Shared>,
-    commands: mpsc::UnboundedSender<Command>,
+    commands: Arc<Commands>,
     local_addr: SocketAddr,
     public_key: PublicKey,
 }
@@ -90,34 +89,33 @@ impl Builder {
             None => PrivateKey::from_bytes(random()?),
         };
         let seed = random()?.first_chunk().map_or(0, |octets| u64::from_le_bytes(*octets));
-        let bound = bind(self.listen).map_err(|error| {
-            let kinds = [
-                (std::io::ErrorKind::PermissionDenied, ErrorKind::PermissionDenied),
-                (std::io::ErrorKind::AddrInUse, ErrorKind::Conflict),
-            ];
-            let kind = kinds.iter().find(|(kind, _)| *kind == error.kind()).map_or(ErrorKind::Io, |(_, kind)| *kind);
-            BackendError::new(kind, "bind", format!("underlay address {}", self.listen)).with_source(error)
-        })?;
-        let (socket, local_addr) = bound;
-        let shared = Arc::new(Shared::new(self.node, seed));
-        let (commands, receiver) = mpsc::unbounded_channel();
+        let failed = |operation, object: String, error: io::Error| {
+            BackendError::new(kind(&error), operation, object).with_source(error)
+        };
+        let underlay = Underlay::bind(self.listen)
+            .map_err(|error| failed("bind", format!("underlay address {}", self.listen), error))?;
+        let local_addr = underlay.local_addr();
+        let driver_failed = |error| failed("start", format!("the driver of {}", self.node), error);
+        let shared = Arc::new(Shared::new(self.node, seed).map_err(driver_failed)?);
+        let (commands, receiver) = Commands::new(Arc::clone(&shared));
         let tunnel = Tunnel::new(private_key);
         let public_key = tunnel.public_key();
-        let driver = Driver::new(socket, tunnel, self.resolver, self.tap, Arc::clone(&shared), receiver);
-        tokio::spawn(driver.run());
-        Ok(UserspaceBackend { shared, commands, local_addr, public_key })
+        let driver = Driver::new(underlay, tunnel, self.resolver, self.tap, Arc::clone(&shared), receiver);
+        let driver = driver.map_err(driver_failed)?;
+        let thread = thread::Builder::new().name("pn-driver".to_owned());
+        thread.spawn(move || driver.run()).map_err(driver_failed)?;
+        Ok(UserspaceBackend { shared, commands: Arc::new(commands), local_addr, public_key })
     }
 }
 
-fn bind(address: SocketAddr) -> std::io::Result<(UdpSocket, SocketAddr)> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_nonblocking(true)?;
-    socket.set_recv_buffer_size(SOCKET_BUFFER)?;
-    socket.set_send_buffer_size(SOCKET_BUFFER)?;
-    socket.bind(&address.into())?;
-    let socket = UdpSocket::from_std(socket.into())?;
-    let local_addr = socket.local_addr()?;
-    Ok((socket, local_addr))
+fn kind(error: &io::Error) -> ErrorKind {
+    let kinds = [
+        (io::ErrorKind::PermissionDenied, ErrorKind::PermissionDenied),
+        (io::ErrorKind::AddrInUse, ErrorKind::Conflict),
+        (io::ErrorKind::ResourceBusy, ErrorKind::Conflict),
+        (io::ErrorKind::NotFound, ErrorKind::NotFound),
+    ];
+    kinds.iter().find(|(kind, _)| *kind == error.kind()).map_or(ErrorKind::Io, |(_, kind)| *kind)
 }
 
 impl UserspaceBackend {
@@ -142,12 +140,49 @@ impl UserspaceBackend {
     /// Returns the port of a container that the applied plan has on this node.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] where it has not: apply a plan with it first.
+    /// [`ErrorKind::NotFound`] where it has not, or the container has an interface: apply a plan with it first.
     pub fn port(&self, container: ContainerId) -> Result<Port, BackendError> {
-        self.shared.port(container).ok_or_else(|| {
-            let object = format!("{container} on {}: the applied plan does not have it there", self.shared.node);
-            BackendError::new(ErrorKind::NotFound, "open the port of", object)
-        })
+        self.shared.port(container).ok_or_else(|| self.not_here("open the port of", container))
+    }
+
+    /// Gives a container of the applied plan a TUN interface, with its address, the network's MTU, and routes to the network
+    /// and to its resolver. It stays over plans and goes with the container, with [`detach`](Self::detach), and with the backend.
+    ///
+    /// The container's kernel then has the address, so [`port`](Self::port) has no sockets of it and those that are open end. An
+    /// interface that it had before is replaced. What the container sends is checked as ever.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] where the applied plan does not have the container on this node, or the namespace is not there;
+    /// [`ErrorKind::PermissionDenied`] without the right to open `/dev/net/tun` and to enter the namespace (root, or root of
+    /// the user namespace it belongs to); [`ErrorKind::Conflict`] where the namespace has an interface of that name, or a plan
+    /// that moves the container was applied meanwhile.
+    ///
+    /// # Cancel safety
+    /// Dropped, it has happened or not; asked again, it replaces what is there.
+    pub async fn attach(&self, container: ContainerId, port: TunPort) -> Result<(), BackendError> {
+        let operation = "attach an interface to";
+        let interface = self.ask(operation, container, |reply| Command::Interface(container, reply)).await?;
+        let interface = interface.ok_or_else(|| self.not_here(operation, container))?;
+        let (sender, receiver) = oneshot::channel();
+        let failed = move |error: io::Error| BackendError::new(kind(&error), operation, container).with_source(error);
+        let open = move || drop(sender.send(Tun::open(port, interface)));
+        thread::Builder::new().name("pn-tun".to_owned()).spawn(open).map_err(failed)?;
+        let tun = receiver.await.map_err(|_| failed(io::Error::other("the thread that makes it panicked")))?;
+        let tun = Box::new(tun.map_err(failed)?);
+        self.ask(operation, container, |reply| Command::Attach(container, tun, reply)).await?
+    }
+
+    /// Takes a container's interface away and gives it sockets in this process again. Returns whether it had one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`].
+    pub async fn detach(&self, container: ContainerId) -> Result<bool, BackendError> {
+        self.ask("detach the interface of", container, |reply| Command::Detach(container, reply)).await
+    }
+
+    fn not_here(&self, operation: &'static str, container: ContainerId) -> BackendError {
+        let object = format!("{container} on {}: the applied plan does not have it there", self.shared.node);
+        BackendError::new(ErrorKind::NotFound, operation, object)
     }
 
     /// Returns how many packets were dropped, and why.
@@ -171,11 +206,10 @@ impl UserspaceBackend {
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> Result<T, BackendError> {
         let (sender, receiver) = oneshot::channel();
-        let closed = |_| BackendError::new(ErrorKind::Closed, operation, object);
-        match self.commands.send(command(sender)) {
-            Ok(()) => receiver.await.map_err(|_| closed(())),
-            Err(_) => Err(closed(())),
+        if !self.commands.send(command(sender)) {
+            return Err(BackendError::new(ErrorKind::Closed, operation, object));
         }
+        receiver.await.map_err(|_| BackendError::new(ErrorKind::Closed, operation, object))
     }
 }
 

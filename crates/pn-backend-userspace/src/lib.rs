@@ -1,21 +1,27 @@
 #![doc = include_str!("../README.md")]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod backend;
 mod driver;
 mod fragment;
+mod link;
 pub mod loopback;
 mod netstack;
+pub mod offload;
 pub mod port;
 pub mod probe;
 mod resolver;
+mod sys;
 pub mod tap;
 pub mod tcp;
+pub mod tun;
 pub mod udp;
+mod underlay;
 
 pub use backend::{Builder, UserspaceBackend};
 pub use loopback::{Loopback, LoopbackNode};
 pub use port::{Port, ResolveError, Target};
 pub use tap::{Direction, Recorder, UnderlayTap};
 pub use tcp::{TcpListener, TcpStream};
+pub use tun::TunPort;
 pub use udp::UdpSocket;

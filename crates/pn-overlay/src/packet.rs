@@ -179,6 +179,25 @@ impl<'a> UdpPacket<'a> {
         udp[6..].fill(0);
         ip_len + UDP_LEN
     }
+
+    /// Sets the lengths, and the IPv4 checksum with them, in headers that [`write_headers`](Self::write_headers) wrote.
+    ///
+    /// # Panics
+    /// If there are no such headers, or `total` is less than them or more than 65 535.
+    pub(crate) fn set_len(headers: &mut [u8], total: usize) {
+        let total = u16::try_from(total).expect("bounded by the MTU");
+        let ip_len = if headers[0] >> 4 == 4 { IPV4_LEN } else { IPV6_LEN };
+        let udp_len = total - ip_len as u16;
+        if ip_len == IPV4_LEN {
+            headers[2..4].copy_from_slice(&total.to_be_bytes());
+            headers[10..12].fill(0);
+            let checksum = checksum(&headers[..IPV4_LEN]);
+            headers[10..12].copy_from_slice(&checksum.to_be_bytes());
+        } else {
+            headers[4..6].copy_from_slice(&udp_len.to_be_bytes());
+        }
+        headers[ip_len + 4..ip_len + 6].copy_from_slice(&udp_len.to_be_bytes());
+    }
 }
 
 /// Time to live of what is sent through tunnels.

@@ -145,10 +145,16 @@ impl Tunnel {
     /// # Errors
     /// [`DropReason::NoRoute`] where no peer has it.
     pub fn seal(&mut self, to: IpAddr, packet: &[u8], out: &mut Outbox) -> Result<(), DropReason> {
+        self.sealer(to)?.seal(packet, out)
+    }
+
+    /// Returns what seals packets for the peer that has an address, for many at a time.
+    ///
+    /// # Errors
+    /// [`DropReason::NoRoute`] where no peer has it.
+    pub fn sealer(&mut self, to: IpAddr) -> Result<Sealer<'_>, DropReason> {
         let index = self.allowed.owner(to).ok_or(DropReason::NoRoute)?;
-        let entry = self.peers[index as usize].as_mut().expect("routes lead to peers");
-        let Entry { peer, endpoint, .. } = entry;
-        send(out, *endpoint, packet.len() + OVERHEAD, |buffer| peer.seal(packet, buffer))
+        Ok(Sealer(self.peers[index as usize].as_mut().expect("routes lead to peers")))
     }
 
     /// Opens a datagram from the underlay. `Some` is an IP packet of a peer, whose source address is the peer's own.
@@ -161,38 +167,23 @@ impl Tunnel {
         datagram: &[u8],
         out: &mut Outbox,
     ) -> Result<Option<(NodeId, UdpPacket<'_>)>, DropReason> {
-        let (index, is_initiation) = match self.identity.addressee(from.ip(), datagram, &mut self.buffer) {
-            Ok(Addressee::Index(index)) => (index, false),
-            Ok(Addressee::Key(key)) => (*self.by_key.get(&key).ok_or(DropReason::UnknownPeer)?, true),
-            Err(Ok(cookie)) => {
-                let cookie = &self.buffer[..cookie];
-                send(out, from, cookie.len(), |buffer| Ok(copy(cookie, buffer)))?;
-                return Ok(None);
-            }
-            Err(Err(reason)) => return Err(reason),
-        };
-        let entry = self.peers.get_mut(index as usize).and_then(Option::as_mut).ok_or(DropReason::UnknownPeer)?;
-        let step = entry.peer.open(from.ip(), datagram, &mut self.buffer)?;
-        // What is authentic says where the peer is. A cookie is not, nor is what is answered with one: who knows the public
-        // keys makes both.
-        let is_authentic = datagram.first() != Some(&COOKIE) && !matches!(step, Step::Send([COOKIE, ..]));
-        if is_authentic {
-            entry.endpoint = from;
-        }
-        if let Step::Send(reply) = &step {
-            send(out, from, reply.len(), |buffer| Ok(copy(reply, buffer)))?;
-        }
-        if entry.peer.has_queued() && !is_initiation {
-            entry.flush(out)?;
-        }
-        let Step::Packet(packet) = step else {
-            return Ok(None);
-        };
-        let packet = UdpPacket::parse(packet).ok_or(DropReason::NotVxlan)?;
-        if self.allowed.owner(packet.source) != Some(index) {
-            return Err(DropReason::TunnelSource);
-        }
-        Ok(Some((entry.config.node, packet)))
+        let Self { identity, peers, by_key, allowed, buffer, .. } = self;
+        open(identity, peers, by_key, allowed, (from, datagram), out, buffer)
+    }
+
+    /// Opens a datagram as [`open`](Self::open) does, into a buffer of at least the datagram's length and 148 octets.
+    ///
+    /// # Errors
+    /// Why the datagram was dropped.
+    pub fn open_in<'a>(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        out: &mut Outbox,
+        buffer: &'a mut [u8],
+    ) -> Result<Option<(NodeId, UdpPacket<'a>)>, DropReason> {
+        let Self { identity, peers, by_key, allowed, .. } = self;
+        open(identity, peers, by_key, allowed, (from, datagram), out, buffer)
     }
 
     /// Does what is due for every peer: handshakes, rekeys, keepalives. To be called about four times a second.
@@ -218,6 +209,21 @@ impl Tunnel {
     }
 }
 
+/// Seals packets for one peer.
+#[derive(Debug)]
+pub struct Sealer<'a>(&'a mut Entry);
+
+impl Sealer<'_> {
+    /// Seals an IP packet.
+    ///
+    /// # Errors
+    /// Why it was dropped.
+    pub fn seal(&mut self, packet: &[u8], out: &mut Outbox) -> Result<(), DropReason> {
+        let Entry { peer, endpoint, .. } = &mut *self.0;
+        send(out, *endpoint, packet.len() + OVERHEAD, |buffer| peer.seal(packet, buffer))
+    }
+}
+
 impl Entry {
     /// Sends what was queued while there was no session.
     fn flush(&mut self, out: &mut Outbox) -> Result<(), DropReason> {
@@ -227,6 +233,52 @@ impl Entry {
         }
         Ok(())
     }
+}
+
+fn open<'a>(
+    identity: &Identity,
+    peers: &mut [Option<Entry>],
+    by_key: &HashMap<PublicKey, u32>,
+    allowed: &AllowedIps<u32>,
+    (from, datagram): (SocketAddr, &[u8]),
+    out: &mut Outbox,
+    buffer: &'a mut [u8],
+) -> Result<Option<(NodeId, UdpPacket<'a>)>, DropReason> {
+    if buffer.len() < MIN_BUFFER {
+        return Err(DropReason::NotWireGuard);
+    }
+    let (index, is_initiation) = match identity.addressee(from.ip(), datagram, buffer) {
+        Ok(Addressee::Index(index)) => (index, false),
+        Ok(Addressee::Key(key)) => (*by_key.get(&key).ok_or(DropReason::UnknownPeer)?, true),
+        Err(Ok(cookie)) => {
+            let cookie = &buffer[..cookie];
+            send(out, from, cookie.len(), |buffer| Ok(copy(cookie, buffer)))?;
+            return Ok(None);
+        }
+        Err(Err(reason)) => return Err(reason),
+    };
+    let entry = peers.get_mut(index as usize).and_then(Option::as_mut).ok_or(DropReason::UnknownPeer)?;
+    let step = entry.peer.open(from.ip(), datagram, buffer)?;
+    // What is authentic says where the peer is. A cookie is not, nor is what is answered with one: who knows the public
+    // keys makes both.
+    let is_authentic = datagram.first() != Some(&COOKIE) && !matches!(step, Step::Send([COOKIE, ..]));
+    if is_authentic {
+        entry.endpoint = from;
+    }
+    if let Step::Send(reply) = &step {
+        send(out, from, reply.len(), |buffer| Ok(copy(reply, buffer)))?;
+    }
+    if entry.peer.has_queued() && !is_initiation {
+        entry.flush(out)?;
+    }
+    let Step::Packet(packet) = step else {
+        return Ok(None);
+    };
+    let packet = UdpPacket::parse(packet).ok_or(DropReason::NotVxlan)?;
+    if allowed.owner(packet.source) != Some(index) {
+        return Err(DropReason::TunnelSource);
+    }
+    Ok(Some((entry.config.node, packet)))
 }
 
 /// Appends what a step wants to send.

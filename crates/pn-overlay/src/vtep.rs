@@ -24,6 +24,17 @@ pub enum Egress<'a> {
     Resolver(Ipv4Packet<'a>),
 }
 
+/// Where a container's packets go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// To a container on this node.
+    Local(ContainerId),
+    /// To the network's resolver.
+    Resolver,
+    /// To another node, wrapped.
+    Tunnel(Wrap),
+}
+
 /// A packet for a container of this node.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ingress<'a> {
@@ -61,8 +72,7 @@ impl Vtep {
     /// Takes a packet that a container of this node sent, checks it and says where it goes; `buffer` is where it is wrapped.
     ///
     /// # Errors
-    /// [`DropReason::NotIp`], [`DropReason::ForgedSource`], [`DropReason::TooBig`], [`DropReason::UnknownDestination`],
-    /// [`DropReason::NoRoute`].
+    /// Those of [`route`](Self::route), and [`DropReason::NotIp`].
     pub fn egress<'a>(
         &self,
         network: NetworkId,
@@ -70,29 +80,54 @@ impl Vtep {
         packet: &'a [u8],
         buffer: &'a mut Vec<u8>,
     ) -> Result<Egress<'a>, DropReason> {
-        let network = self.plan.networks.get(&network).ok_or(DropReason::UnknownVni)?;
         let packet = Ipv4Packet::parse(packet).ok_or(DropReason::NotIp)?;
+        match self.route(network, container, &packet, packet.octets().len())? {
+            Route::Local(container) => Ok(Egress::Local(container)),
+            Route::Resolver => Ok(Egress::Resolver(packet)),
+            Route::Tunnel(wrap) => {
+                buffer.clear();
+                buffer.resize(wrap.len(), 0);
+                buffer.extend_from_slice(packet.octets());
+                wrap.write(buffer, wrap.len());
+                Ok(Egress::Tunnel(wrap.via(), buffer))
+            }
+        }
+    }
+
+    /// Checks a packet that a container of this node sent and says where it goes. Of a large packet that is going to be cut
+    /// `largest` is how long the longest piece will be, otherwise the packet's own length.
+    ///
+    /// # Errors
+    /// [`DropReason::ForgedSource`], [`DropReason::TooBig`], [`DropReason::UnknownDestination`], [`DropReason::NoRoute`].
+    pub fn route(
+        &self,
+        network: NetworkId,
+        container: ContainerId,
+        packet: &Ipv4Packet<'_>,
+        largest: usize,
+    ) -> Result<Route, DropReason> {
+        let network = self.plan.networks.get(&network).ok_or(DropReason::UnknownVni)?;
         let from = network.endpoint(packet.source()).ok_or(DropReason::ForgedSource)?;
         if from.container != container || from.node != self.plan.node {
             return Err(DropReason::ForgedSource);
         }
-        if packet.octets().len() > usize::from(network.mtu) {
+        if largest > usize::from(network.mtu) {
             return Err(DropReason::TooBig);
         }
         if packet.destination() == network.resolver {
-            return Ok(Egress::Resolver(packet));
+            return Ok(Route::Resolver);
         }
         let to = network.endpoint(packet.destination()).ok_or(DropReason::UnknownDestination)?;
         if to.node == self.plan.node {
-            return Ok(Egress::Local(to.container));
+            return Ok(Route::Local(to.container));
         }
         let via = self.plan.peers.get(&to.node).ok_or(DropReason::NoRoute)?.tunnel_address;
         let host = self.plan.host.as_ref().ok_or(DropReason::NoRoute)?.tunnel_address;
         if host.is_ipv4() != via.is_ipv4() {
             return Err(DropReason::NoRoute);
         }
-        encapsulate(network, from, to, (host, via), packet, buffer);
-        Ok(Egress::Tunnel(via, buffer))
+        let port = entropy(packet.source(), packet.destination(), packet.protocol());
+        Ok(Route::Tunnel(Wrap::new(network, from, to, (host, port), via)))
     }
 
     /// Takes a packet that a peer sent through the tunnel, checks all that it claims and says whom it is for.
@@ -130,24 +165,52 @@ impl Vtep {
     }
 }
 
-/// Wraps a packet: IP and UDP between the nodes' tunnel addresses, VXLAN, Ethernet.
-fn encapsulate(
-    network: &NetworkPlan,
-    from: &Endpoint,
-    to: &Endpoint,
-    (host, via): (IpAddr, IpAddr),
-    packet: Ipv4Packet<'_>,
-    buffer: &mut Vec<u8>,
-) {
-    let inner = vxlan::HEADER_LEN + ETHERNET_LEN + packet.octets().len();
-    buffer.clear();
-    buffer.resize(MAX_OVERHEAD, 0);
-    let port = entropy(packet.source(), packet.destination(), packet.protocol());
-    let len = UdpPacket::write_headers(buffer, (host, port), (via, vxlan::PORT), inner);
-    buffer.truncate(len);
-    buffer.extend_from_slice(&vxlan::header(network.vni));
-    buffer.extend_from_slice(&EthernetFrame::header(to.mac(), from.mac(), ETHERTYPE_IPV4));
-    buffer.extend_from_slice(packet.octets());
+/// What is put in front of a container's packet: IP and UDP between the nodes' tunnel addresses, VXLAN, Ethernet.
+///
+/// It is the same for all packets of a pair of containers but for lengths, so it is made once for many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wrap {
+    via: IpAddr,
+    headers: [u8; MAX_OVERHEAD],
+    len: usize,
+}
+
+impl Wrap {
+    fn new(network: &NetworkPlan, from: &Endpoint, to: &Endpoint, host: (IpAddr, u16), via: IpAddr) -> Self {
+        let mut headers = [0; MAX_OVERHEAD];
+        let mut len = UdpPacket::write_headers(&mut headers, host, (via, vxlan::PORT), 0);
+        for header in [&vxlan::header(network.vni)[..], &EthernetFrame::header(to.mac(), from.mac(), ETHERTYPE_IPV4)] {
+            headers[len..len + header.len()].copy_from_slice(header);
+            len += header.len();
+        }
+        Self { via, headers, len }
+    }
+
+    /// Returns the tunnel address of the node the packets go to.
+    #[must_use]
+    pub const fn via(&self) -> IpAddr {
+        self.via
+    }
+
+    /// Returns how many octets are put in front of a packet.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "there is always something")]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Wraps the packet that begins at `at` and goes to the end of the buffer, in place, and returns where the whole begins.
+    ///
+    /// # Panics
+    /// Where `at` leaves less room than [`len`](Self::len) or the packet is longer than 65 000 octets: the caller has bounded
+    /// it by the network's MTU.
+    pub fn write(&self, buffer: &mut [u8], at: usize) -> usize {
+        let start = at - self.len;
+        let total = buffer.len() - start;
+        buffer[start..at].copy_from_slice(&self.headers[..self.len]);
+        UdpPacket::set_len(&mut buffer[start..at], total);
+        start
+    }
 }
 
 /// Returns a source port that is the same for all packets of a pair of containers and a protocol, from the dynamic range, as

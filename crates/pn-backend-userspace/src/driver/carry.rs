@@ -1,0 +1,342 @@
+//! Packets on their way: out of the tunnel, out of interfaces, out of stacks.
+
+use core::net::SocketAddr;
+use core::ops::Range;
+use core::sync::atomic::Ordering;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use pn_core::{NetworkId, Transport};
+use pn_overlay::packet::{Ipv4Packet, UDP, UdpDatagram, udp_reply};
+use pn_overlay::{DropReason, Route};
+
+use super::{Attached, Driver};
+use crate::offload::{Segments, VirtioHeader, complete_checksum};
+use crate::port::{DNS_PORT, Owner, PortInner};
+use crate::tap::Direction;
+
+/// Batches of datagrams taken from the underlay before containers get their turn.
+const BATCHES: usize = 4;
+
+/// Packets that an interface sends before others get their turn.
+const READS: usize = 64;
+
+/// Packets of a stack that are carried before others get their turn, and what an answer of the resolver counts for: one
+/// may cost as much as many packets.
+const BUDGET: usize = 128;
+const ANSWER_COST: usize = 16;
+
+/// How many whole turns stacks get before the underlay has one, where there are not more that wait.
+const LOCAL_TURNS: usize = 8;
+
+/// Room in front of a packet for all that it is wrapped into.
+const HEADROOM: usize = 128;
+
+/// What a packet of an interface is read to.
+pub(super) const PACKET_BUFFER: usize = HEADROOM + 65_536;
+
+/// What datagrams are opened to: twice the longest, so that what one batch brings is seldom written in two.
+pub(super) const OPENED_BUFFER: usize = 2 * 65_536;
+
+/// What a handshake message needs.
+const MIN_BUFFER: usize = 148;
+
+/// Pieces that a packet is merged from, besides its first.
+const MAX_PIECES: usize = 127;
+
+/// Octets that wait for the underlay before they are sent, though there may be more to come.
+const FLUSH: usize = 60_000;
+
+impl Driver {
+    /// Takes datagrams from the underlay.
+    pub(super) fn receive(&mut self) {
+        for _ in 0..BATCHES {
+            // An error is an ICMP message that some earlier datagram caused; the next call takes the next datagrams.
+            let (count, more) = self.underlay.receive().unwrap_or((0, true));
+            for message in 0..count {
+                let (received, _) = self.underlay.message(message);
+                let mut start = 0;
+                // An empty message is an empty datagram.
+                while start < received.len.max(1) {
+                    let end = start + received.segment.max(1);
+                    if let Err(reason) = self.open(received.from, message, start..end.min(received.len)) {
+                        self.shared.drops.count(reason);
+                    }
+                    start = end;
+                }
+            }
+            self.write_merged();
+            if !more {
+                return;
+            }
+        }
+    }
+
+    fn open(&mut self, from: SocketAddr, message: usize, datagram: Range<usize>) -> Result<(), DropReason> {
+        if self.opened.len() - self.opened_to < datagram.len().max(MIN_BUFFER) {
+            self.write_merged();
+        }
+        let datagram = &self.underlay.message(message).1[datagram];
+        if let Some(tap) = &self.tap {
+            tap.datagram(Direction::Received, from, datagram);
+        }
+        let buffer = &mut self.opened[self.opened_to..];
+        let base = buffer.as_ptr().addr();
+        let opened = self.tunnel.open_in(from, datagram, &mut self.outbox, buffer)?;
+        let Some((node, packet)) = opened else {
+            return Ok(());
+        };
+        let ingress = self.vtep.ingress(node, &packet)?;
+        let packet = ingress.packet.octets();
+        let Some(place) = self.tun_of.get(&ingress.container) else {
+            let (container, packet) = (ingress.container, packet.to_vec());
+            return self.deliver(Owner::Container(container), packet);
+        };
+        // It waits for those that follow it, where it lies.
+        let start = self.opened_to + (packet.as_ptr().addr() - base);
+        let packet = start..start + packet.len();
+        self.opened_to = packet.end;
+        self.coalescer.push(*place, &self.opened, packet);
+        Ok(())
+    }
+
+    /// Gives interfaces what was opened for them, as few packets.
+    fn write_merged(&mut self) {
+        let (tuns, drops) = (&self.tuns, &self.shared.drops);
+        self.coalescer.drain(&mut self.opened, |merged, buffer| {
+            let mut pieces = [IoSlice::new(&[]); 2 + MAX_PIECES];
+            (pieces[0], pieces[1]) = (IoSlice::new(&merged.header), IoSlice::new(merged.first));
+            for (piece, range) in pieces[2..].iter_mut().zip(merged.rest) {
+                *piece = IoSlice::new(&buffer[range.clone()]);
+            }
+            if let Err(reason) = write(tuns, *merged.place, &pieces[..2 + merged.rest.len()]) {
+                (0..=merged.rest.len()).for_each(|_| drops.count(reason));
+            }
+        });
+        self.opened_to = 0;
+    }
+
+    /// Gives a packet to a container or resolver of this node.
+    fn deliver(&mut self, to: Owner, packet: Vec<u8>) -> Result<(), DropReason> {
+        if let Owner::Container(container) = to
+            && let Some(place) = self.tun_of.get(&container)
+        {
+            let header = VirtioHeader::default().emit(false);
+            return write(&self.tuns, *place, &[IoSlice::new(&header), IoSlice::new(&packet)]);
+        }
+        let stack = self.stacks.get(&to).ok_or(DropReason::UnknownDestination)?;
+        let taken = stack.lock().ingress(packet, self.epoch.elapsed());
+        if !stack.is_queued.swap(true, Ordering::AcqRel) {
+            self.due.push_back(Arc::clone(stack));
+        }
+        if taken { Ok(()) } else { Err(DropReason::QueueFull) }
+    }
+
+    /// Takes packets that a container's interface sends.
+    pub(super) fn read(&mut self, place: usize) {
+        for _ in 0..READS {
+            let Some(attached) = self.tuns.get(place).and_then(Option::as_ref) else {
+                return;
+            };
+            let len = match attached.tun.read(&mut self.packet[HEADROOM - VirtioHeader::LEN..]) {
+                Ok(len) => len,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    // Its namespace is gone, and it with it.
+                    let container = attached.container;
+                    tracing::warn!(%container, %error, "the interface of a container is broken");
+                    self.remove_interface(container);
+                    return;
+                }
+            };
+            if let Err(reason) = self.forward_read(place, len) {
+                self.shared.drops.count(reason);
+            }
+            if self.outbox.octets() >= FLUSH {
+                self.flush();
+            }
+        }
+    }
+
+    /// Sends a packet that was read from an interface on its way.
+    fn forward_read(&mut self, place: usize, len: usize) -> Result<(), DropReason> {
+        let attached = self.tuns.get(place).and_then(Option::as_ref).ok_or(DropReason::UnknownDestination)?;
+        let (network, container) = (attached.network, attached.container);
+        let header = *self.packet[HEADROOM - VirtioHeader::LEN..].first_chunk().expect("there is room for a header");
+        let told = VirtioHeader::parse(header).ok_or(DropReason::NotIp)?;
+        let whole = HEADROOM..HEADROOM + len.saturating_sub(VirtioHeader::LEN);
+        let packet = Ipv4Packet::parse(&self.packet[whole.clone()]).ok_or(DropReason::NotIp)?;
+        let mut pieces = Pieces::new(&told, &self.packet, whole.clone())?;
+        match self.vtep.route(network, container, &packet, pieces.largest())? {
+            Route::Tunnel(wrap) => {
+                let mut sealer = self.tunnel.sealer(wrap.via())?;
+                while let Some(piece) = pieces.next(&mut self.packet) {
+                    let start = wrap.write(&mut self.packet[..piece.end], piece.start);
+                    sealer.seal(&self.packet[start..piece.end], &mut self.outbox)?;
+                }
+                Ok(())
+            }
+            Route::Local(to) => match self.tun_of.get(&to) {
+                // From kernel to kernel it needs no cutting.
+                Some(place) => write(&self.tuns, *place, &[IoSlice::new(&header), IoSlice::new(&self.packet[whole])]),
+                None => self.deliver_pieces(Owner::Container(to), pieces),
+            },
+            Route::Resolver => match self.answer(network, &packet) {
+                Some(reply) => reply.map_or(Ok(()), |reply| self.deliver(Owner::Container(container), reply)),
+                None => self.deliver_pieces(Owner::Resolver(network), pieces),
+            },
+        }
+    }
+
+    fn deliver_pieces(&mut self, to: Owner, mut pieces: Pieces) -> Result<(), DropReason> {
+        while let Some(piece) = pieces.next(&mut self.packet) {
+            let packet = self.packet[piece].to_vec();
+            self.deliver(to, packet)?;
+        }
+        Ok(())
+    }
+
+    /// Polls stacks and forwards what they send, until a turn of all that are due is over.
+    pub(super) fn carry(&mut self) {
+        let mut packets = VecDeque::new();
+        // Local traffic makes stacks due again. A few turns of those that are alone spare them the way around the loop;
+        // otherwise they get their next turn after the underlay had one.
+        let mut budget = LOCAL_TURNS * BUDGET;
+        let mut turns = self.due.len();
+        while turns > 0 || budget > 0 {
+            let Some(stack) = self.due.pop_front() else {
+                return;
+            };
+            turns = turns.saturating_sub(1);
+            budget = budget.saturating_sub(self.turn(&stack, &mut packets).max(1));
+        }
+    }
+
+    /// Polls a stack and forwards what it sends, as far as its budget goes, and returns what that came to.
+    fn turn(&mut self, stack: &Arc<PortInner>, packets: &mut VecDeque<Vec<u8>>) -> usize {
+        stack.is_queued.store(false, Ordering::Release);
+        let next = stack.lock().poll(self.epoch.elapsed(), BUDGET, packets);
+        let is_current = self.stacks.get(&stack.owner).is_some_and(|current| Arc::ptr_eq(current, stack));
+        if !is_current {
+            packets.clear();
+            return 0;
+        }
+        self.set_deadline(stack.owner, next);
+        let mut cost = 0;
+        while cost < BUDGET
+            && let Some(packet) = packets.pop_front()
+        {
+            match self.forward(stack, packet) {
+                Ok(more) => cost += more,
+                Err(reason) => {
+                    cost += 1;
+                    self.shared.drops.count(reason);
+                }
+            }
+        }
+        // What is left waits behind the others.
+        if stack.lock().put_back(packets) && !stack.is_queued.swap(true, Ordering::AcqRel) {
+            self.due.push_back(Arc::clone(stack));
+        }
+        cost
+    }
+
+    /// Sends a packet of a stack on its way, and returns how many it counts for.
+    fn forward(&mut self, from: &PortInner, packet: Vec<u8>) -> Result<usize, DropReason> {
+        let parsed = Ipv4Packet::parse(&packet).ok_or(DropReason::NotIp)?;
+        let container = match from.owner {
+            Owner::Container(container) => container,
+            Owner::Resolver(network) => {
+                let network = self.vtep.plan().networks.get(&network).ok_or(DropReason::UnknownVni)?;
+                let to = network.endpoint(parsed.destination()).ok_or(DropReason::UnknownDestination)?.container;
+                return self.deliver(Owner::Container(to), packet).map(|()| 1);
+            }
+        };
+        match self.vtep.route(from.network, container, &parsed, parsed.octets().len()) {
+            Ok(Route::Tunnel(wrap)) => {
+                self.buffer.clear();
+                self.buffer.resize(wrap.len(), 0);
+                self.buffer.extend_from_slice(parsed.octets());
+                wrap.write(&mut self.buffer, wrap.len());
+                self.tunnel.seal(wrap.via(), &self.buffer, &mut self.outbox).map(|()| 1)
+            }
+            Ok(Route::Local(to)) => self.deliver(Owner::Container(to), packet).map(|()| 1),
+            Ok(Route::Resolver) => match self.answer(from.network, &parsed) {
+                Some(reply) => reply.map_or(Ok(()), |reply| self.deliver(from.owner, reply)).map(|()| ANSWER_COST),
+                None => self.deliver(Owner::Resolver(from.network), packet).map(|()| 1),
+            },
+            Err(reason) => {
+                if reason == DropReason::UnknownDestination {
+                    from.lock().unreachable(parsed.destination());
+                }
+                Err(reason)
+            }
+        }
+    }
+
+    /// Answers a DNS query over UDP in place. `None` where the packet is none.
+    fn answer(&self, network: NetworkId, packet: &Ipv4Packet<'_>) -> Option<Option<Vec<u8>>> {
+        let resolver = self.resolver.as_ref()?;
+        let udp =
+            (packet.protocol() == UDP && !packet.is_fragment()).then(|| UdpDatagram::parse(packet.payload()))??;
+        if udp.destination != DNS_PORT {
+            return None;
+        }
+        let reply = resolver.resolve(network, Transport::Udp, udp.payload);
+        Some(reply.and_then(|reply| udp_reply(packet, &udp, &reply)))
+    }
+
+    /// Sends what waits for the underlay.
+    pub(super) fn flush(&mut self) {
+        if let Some(tap) = &self.tap {
+            self.outbox.iter().for_each(|(to, datagram)| tap.datagram(Direction::Sent, to, datagram));
+        }
+        self.underlay.send(&mut self.outbox, &self.shared.drops);
+    }
+}
+
+/// Gives a header and a packet, in pieces, to an interface.
+fn write(tuns: &[Option<Attached>], place: usize, pieces: &[IoSlice<'_>]) -> Result<(), DropReason> {
+    let attached = tuns.get(place).and_then(Option::as_ref).ok_or(DropReason::UnknownDestination)?;
+    attached.tun.write(pieces).map_err(|_| DropReason::QueueFull)
+}
+
+/// The packets that one of an interface is sent as.
+enum Pieces {
+    One { packet: Range<usize>, partial_checksum: Option<(u16, u16)>, is_done: bool },
+    Many(Segments),
+}
+
+impl Pieces {
+    fn new(told: &VirtioHeader, buffer: &[u8], packet: Range<usize>) -> Result<Self, DropReason> {
+        let partial_checksum = told.partial_checksum;
+        match told.segmentation {
+            None => Ok(Self::One { packet, partial_checksum, is_done: false }),
+            Some(_) => Segments::new(told, buffer, packet).map(Self::Many).ok_or(DropReason::NotIp),
+        }
+    }
+
+    fn largest(&self) -> usize {
+        match self {
+            Self::One { packet, .. } => packet.len(),
+            Self::Many(segments) => segments.largest(),
+        }
+    }
+
+    fn next(&mut self, buffer: &mut [u8]) -> Option<Range<usize>> {
+        match self {
+            Self::One { is_done: true, .. } => None,
+            Self::One { packet, partial_checksum, is_done } => {
+                *is_done = true;
+                if let Some(partial) = partial_checksum {
+                    // One that lies outside leaves the packet with the checksum it has.
+                    let _ = complete_checksum(&mut buffer[packet.clone()], *partial);
+                }
+                Some(packet.clone())
+            }
+            Self::Many(segments) => segments.next(buffer),
+        }
+    }
+}

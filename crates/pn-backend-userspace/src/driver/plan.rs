@@ -1,0 +1,268 @@
+//! Plans, and what belongs to a container: its stack or its interface.
+
+use core::net::Ipv4Addr;
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError};
+
+use pn_core::backend::{Observed, ObservedPeer};
+use pn_core::{
+    BackendError, ContainerId, Encryption, Endpoint, ErrorKind, KeyScope, NetworkId, NetworkPlan, NodePlan, Report,
+};
+use pn_overlay::peer::OVERHEAD;
+use pn_overlay::vtep::MAX_OVERHEAD;
+use pn_overlay::{PeerConfig, Vtep, reconcile};
+use rustix::event::epoll::{self, EventData, EventFlags};
+
+use super::{ATTACHED, Attached, Driver, FIRST_TUN, REMOVED};
+use crate::netstack::Netstack;
+use crate::port::{DNS_PORT, Owner, Port, PortInner};
+use crate::resolver;
+use crate::tun::{Interface, Tun};
+use crate::underlay;
+
+impl Driver {
+    pub(super) fn observe(&self) -> Observed {
+        let plan = self.vtep.plan();
+        let mut observed = Observed::from(plan);
+        for (id, network) in &*plan.networks {
+            let is_there = |endpoint: &&Endpoint| {
+                endpoint.node != plan.node || self.has_port(*id, endpoint.container, endpoint.address)
+            };
+            let missing = network.endpoints.iter().filter(|endpoint| !is_there(endpoint));
+            if let Some(observed) = observed.networks.get_mut(id) {
+                for endpoint in missing {
+                    observed.endpoints.remove(&endpoint.address);
+                }
+            }
+        }
+        let peer =
+            |config: PeerConfig| ObservedPeer { underlay: config.underlay, tunnel_address: config.tunnel_address };
+        let peers = self.tunnel.peers().map(|status| (status.config.public_key, peer(status.config)));
+        observed.peers = peers.collect();
+        observed
+    }
+
+    fn has_port(&self, network: NetworkId, container: ContainerId, address: Ipv4Addr) -> bool {
+        let stack = self.stacks.get(&Owner::Container(container)).map(|stack| (stack.network, stack.address));
+        let tun = self.tun_of(container).map(|attached| (attached.network, attached.tun.interface().address));
+        stack.or(tun) == Some((network, address))
+    }
+
+    /// Makes the node what the plan says. It happens between two packets, so nobody sees half of it.
+    pub(super) fn apply(&mut self, plan: &NodePlan) -> Report {
+        let applied = self.vtep.plan().generation;
+        let refusal = if plan.node != self.shared.node {
+            let object = format!("a plan for {}: this is {}", plan.node, self.shared.node);
+            Some(BackendError::new(ErrorKind::WrongNode, "apply", object))
+        } else if plan.generation < applied {
+            Some(BackendError::superseded(plan.generation, applied))
+        } else {
+            plan.host.as_deref().filter(|host| host.public_key != self.tunnel.public_key()).map(|host| {
+                let ours = self.tunnel.public_key();
+                let object = format!("a plan with public key {} for this node: it has {ours}", host.public_key);
+                BackendError::new(ErrorKind::WrongNode, "apply", object)
+            })
+        };
+        if let Some(refusal) = refusal {
+            return Report::refused(plan.generation, refusal);
+        }
+        let mut report = Report::new(plan.generation);
+        let is_supported = |network: &NetworkPlan| {
+            (network.encryption, network.key_scope) == (Encryption::WireGuard, KeyScope::Node) && network.ipv6.is_none()
+        };
+        for network in plan.networks.values().filter(|network| !is_supported(network)) {
+            let NetworkPlan { id, encryption, key_scope, ipv6, .. } = &**network;
+            let object =
+                format!("network {id} with encryption {encryption:?}, keys per {key_scope:?}, IPv6 prefix {ipv6:?}");
+            report.record(&object, Err(BackendError::new(ErrorKind::Unsupported, "create", &object)));
+        }
+        let plan = plan.only(is_supported);
+        for difference in reconcile::differences(&self.observe(), &Observed::from(&plan)) {
+            report.record(difference.object, Ok(difference.action));
+        }
+        self.set_peers(&plan);
+        self.set_stacks(&plan);
+        self.vtep = Vtep::new(plan);
+        report
+    }
+
+    fn set_peers(&mut self, plan: &NodePlan) {
+        for node in plan.peers.values() {
+            self.tunnel.set_peer(PeerConfig {
+                node: node.id,
+                public_key: node.public_key,
+                underlay: node.underlay,
+                tunnel_address: node.tunnel_address,
+            });
+        }
+        let wanted: BTreeSet<_> = plan.peers.values().map(|node| node.public_key).collect();
+        let gone: Vec<_> = self.tunnel.peers().map(|status| status.config.public_key).collect();
+        for key in gone.iter().filter(|key| !wanted.contains(*key)) {
+            self.tunnel.remove_peer(key);
+        }
+    }
+
+    fn set_stacks(&mut self, plan: &NodePlan) {
+        let now = self.now();
+        let mut wanted = BTreeSet::new();
+        for (id, network) in &*plan.networks {
+            let local = network.endpoints.iter().filter(|endpoint| endpoint.node == plan.node);
+            let owners = local.map(|endpoint| (Owner::Container(endpoint.container), endpoint.address));
+            for (owner, address) in owners.chain([(Owner::Resolver(*id), network.resolver)]) {
+                wanted.insert(owner);
+                if let Owner::Container(container) = owner
+                    && self.keep_interface(container, network, address)
+                {
+                    continue;
+                }
+                let is_same = |existing: &PortInner| {
+                    (existing.network, existing.address, existing.resolver) == (*id, address, network.resolver)
+                };
+                match self.stacks.get(&owner) {
+                    Some(existing) if is_same(existing) => {
+                        existing.lock().set_mtu(network.mtu, now);
+                        continue;
+                    }
+                    // Sockets stay in the network and at the address they were made for, whatever becomes of the id.
+                    Some(_) => self.remove_stack(owner, REMOVED),
+                    None => {}
+                }
+                self.add_stack(owner, *id, address, network.resolver, network.mtu);
+            }
+        }
+        let gone: Vec<Owner> = self.stacks.keys().filter(|owner| !wanted.contains(owner)).copied().collect();
+        for owner in gone {
+            self.remove_stack(owner, REMOVED);
+        }
+        let gone: Vec<_> = self.tun_of.keys().filter(|id| !wanted.contains(&Owner::Container(**id))).copied().collect();
+        for container in gone {
+            self.remove_interface(container);
+        }
+    }
+
+    /// Returns what the interface of a container of this node is to be; `None` where there is no such container.
+    pub(super) fn interface(&self, container: ContainerId) -> Option<Interface> {
+        let plan = self.vtep.plan();
+        let (network, endpoint) = plan.networks.values().find_map(|network| {
+            let mut endpoints = network.endpoints.iter();
+            let endpoint = endpoints.find(|endpoint| endpoint.container == container && endpoint.node == plan.node)?;
+            Some((network, endpoint))
+        })?;
+        Some(interface(network, endpoint.address))
+    }
+
+    /// Gives a container an interface, made for what [`interface`](Self::interface) said, instead of its sockets in this
+    /// process or of the interface it had.
+    pub(super) fn attach(&mut self, container: ContainerId, tun: Tun) -> Result<(), BackendError> {
+        let failed = |kind| BackendError::new(kind, "attach an interface to", container);
+        if self.interface(container).as_ref() != Some(tun.interface()) {
+            // A plan was applied in between.
+            return Err(failed(ErrorKind::Conflict));
+        }
+        let is_here = |network: &&NetworkId| {
+            let network = self.vtep.plan().networks.get(*network);
+            network
+                .and_then(|network| network.endpoint(tun.interface().address))
+                .is_some_and(|e| e.container == container)
+        };
+        let network = *self.vtep.plan().networks.keys().find(is_here).ok_or_else(|| failed(ErrorKind::NotFound))?;
+        let place = self.tuns.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.tuns.push(None);
+            self.tuns.len() - 1
+        });
+        epoll::add(&self.epoll, &tun, EventData::new_u64(place as u64 + FIRST_TUN), EventFlags::IN)
+            .map_err(|error| failed(ErrorKind::Io).with_source(std::io::Error::from(error)))?;
+        self.remove_interface(container);
+        self.remove_stack(Owner::Container(container), ATTACHED);
+        self.tuns[place] = Some(Attached { container, network, tun });
+        self.tun_of.insert(container, place);
+        Ok(())
+    }
+
+    /// Takes a container's interface away and gives its sockets in this process back; returns whether there was one.
+    pub(super) fn detach(&mut self, container: ContainerId) -> bool {
+        if !self.remove_interface(container) {
+            return false;
+        }
+        let plan = self.vtep.plan().clone();
+        self.set_stacks(&plan);
+        true
+    }
+
+    pub(super) fn tun_of(&self, container: ContainerId) -> Option<&Attached> {
+        self.tuns.get(*self.tun_of.get(&container)?)?.as_ref()
+    }
+
+    /// Returns whether a container keeps the interface it has, which gets the network's MTU. One that was made for another
+    /// address or network goes.
+    fn keep_interface(&mut self, container: ContainerId, network: &NetworkPlan, address: Ipv4Addr) -> bool {
+        let Some(attached) = self.tun_of.get(&container).and_then(|place| self.tuns.get_mut(*place)?.as_mut()) else {
+            return false;
+        };
+        let wanted = interface(network, address);
+        let Interface { mtu, segments, .. } = wanted;
+        let has = *attached.tun.interface();
+        if attached.network != network.id || (Interface { mtu, segments, ..has }) != wanted {
+            self.remove_interface(container);
+            return false;
+        }
+        if let Err(error) = attached.tun.set_mtu(mtu, segments) {
+            tracing::warn!(%container, %error, "the interface keeps its MTU");
+        }
+        true
+    }
+
+    /// Removes a container's interface.
+    pub(super) fn remove_interface(&mut self, container: ContainerId) -> bool {
+        let place = self.tun_of.remove(&container);
+        place.and_then(|place| self.tuns.get_mut(place)).is_some_and(|attached| attached.take().is_some())
+    }
+
+    fn add_stack(&mut self, owner: Owner, network: NetworkId, address: Ipv4Addr, resolver: Ipv4Addr, mtu: u16) {
+        let stack = Netstack::new(address, mtu, self.shared.random(), self.now());
+        let inner = Arc::new(PortInner::new(Arc::clone(&self.shared), owner, network, resolver, stack));
+        self.stacks.insert(owner, Arc::clone(&inner));
+        match owner {
+            Owner::Container(container) => {
+                let mut ports = self.shared.ports.lock().unwrap_or_else(PoisonError::into_inner);
+                ports.insert(container, inner);
+            }
+            Owner::Resolver(network) => {
+                if let Some(resolver) = &self.resolver {
+                    // It listens before any container can ask.
+                    let listener = Port(inner).listen(DNS_PORT).expect("a new stack has every port free");
+                    let task = self.runtime.spawn(resolver::serve_tcp(listener, network, Arc::clone(resolver)));
+                    self.resolvers.insert(network, task.abort_handle());
+                }
+            }
+        }
+    }
+
+    /// Ends the sockets of a stack; `reason` is what those who hold them are told.
+    pub(super) fn remove_stack(&mut self, owner: Owner, reason: &'static str) {
+        let Some(inner) = self.stacks.remove(&owner) else {
+            return;
+        };
+        inner.lock().close(reason);
+        self.set_deadline(owner, None);
+        match owner {
+            Owner::Container(container) => {
+                self.shared.ports.lock().unwrap_or_else(PoisonError::into_inner).remove(&container);
+            }
+            Owner::Resolver(network) => {
+                if let Some(task) = self.resolvers.remove(&network) {
+                    task.abort();
+                }
+            }
+        }
+    }
+}
+
+/// Returns what the interface of a container is to be.
+fn interface(network: &NetworkPlan, address: Ipv4Addr) -> Interface {
+    // What fits into one system call of the underlay with all that is put in front.
+    let datagram = usize::from(network.mtu) + MAX_OVERHEAD + OVERHEAD;
+    let segments = (underlay::MAX_OCTETS / datagram).clamp(1, 64) as u32;
+    let (prefix_len, resolver, mtu) = (network.subnet.prefix_len(), network.resolver, network.mtu);
+    Interface { address, prefix_len, resolver, mtu, segments }
+}

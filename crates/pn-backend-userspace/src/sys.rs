@@ -1,0 +1,231 @@
+//! The system calls that have no safe wrapper elsewhere: TUN's `ioctl`s, and UDP in batches with segmentation offload.
+
+#![expect(unsafe_code, reason = "the one file of the crate that may; each block says why it holds")]
+
+use core::mem::{size_of, zeroed};
+use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use core::ptr;
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
+use pn_core::InterfaceName;
+use socket2::SockAddr;
+
+/// The most messages that one [`receive`] takes.
+pub(crate) const MAX_MESSAGES: usize = 32;
+
+/// Room for one control message that holds an `int`.
+const CONTROL_LEN: usize = 32;
+
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct Control([u8; CONTROL_LEN]);
+
+/// What arrived in one message.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Received {
+    /// Who sent it.
+    pub(crate) from: SocketAddr,
+    /// How many octets there are.
+    pub(crate) len: usize,
+    /// How many of them each datagram has; the last may have fewer.
+    pub(crate) segment: usize,
+}
+
+/// `struct ifreq` with flags in its union.
+#[repr(C)]
+struct InterfaceRequest {
+    name: [libc::c_char; libc::IFNAMSIZ],
+    flags: libc::c_short,
+    rest: [u8; 22],
+}
+
+/// Makes the open `/dev/net/tun` an interface (`TUNSETIFF`).
+pub(crate) fn set_interface(tun: BorrowedFd<'_>, name: InterfaceName, flags: libc::c_int) -> io::Result<()> {
+    let mut request = InterfaceRequest { name: [0; libc::IFNAMSIZ], flags: flags as libc::c_short, rest: [0; 22] };
+    for (to, octet) in request.name.iter_mut().zip(name.as_str().bytes()) {
+        *to = octet as libc::c_char;
+    }
+    // SAFETY: TUNSETIFF reads and writes a `struct ifreq`, which has the size and layout of `InterfaceRequest`, and keeps no
+    // pointer to it.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, ptr::from_mut(&mut request)) })
+}
+
+/// Sets which offloads the reader of a TUN device understands (`TUNSETOFFLOAD`).
+pub(crate) fn set_offloads(tun: BorrowedFd<'_>, offloads: libc::c_uint) -> io::Result<()> {
+    // SAFETY: TUNSETOFFLOAD takes a number and no pointer.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offloads)) })
+}
+
+/// Has the kernel hand over datagrams of one sender as one message (`UDP_GRO`).
+pub(crate) fn enable_gro(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_option(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
+}
+
+/// Forbids fragmentation, whatever the kernel believes of the path (`IP_PMTUDISC_PROBE`).
+pub(crate) fn forbid_fragments(socket: BorrowedFd<'_>, is_ipv4: bool) -> io::Result<()> {
+    if is_ipv4 {
+        set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)
+    } else {
+        set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)
+    }
+}
+
+fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the pointer is to an `int` that lives through the call, and `len` is its size.
+    check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, ptr::from_ref(&value).cast(), len) })
+}
+
+/// Sends octets as datagrams of `segment` octets each, the last of what is left (`UDP_SEGMENT`); 0 sends one datagram.
+///
+/// It does not block: [`io::ErrorKind::WouldBlock`] says that there is no room.
+pub(crate) fn send(socket: BorrowedFd<'_>, to: &SockAddr, octets: &[u8], segment: u16) -> io::Result<()> {
+    let mut vector = libc::iovec { iov_base: octets.as_ptr().cast_mut().cast(), iov_len: octets.len() };
+    let mut control = Control([0; CONTROL_LEN]);
+    // SAFETY: all of `msghdr` is integers and pointers, for which zero is a value.
+    let mut message: libc::msghdr = unsafe { zeroed() };
+    message.msg_name = to.as_ptr().cast_mut().cast();
+    message.msg_namelen = to.len();
+    message.msg_iov = &raw mut vector;
+    message.msg_iovlen = 1;
+    if segment != 0 {
+        message.msg_control = (&raw mut control).cast();
+        // SAFETY: `control` is aligned for `cmsghdr` and has room for the header and two octets (24 of 32), so the first
+        // control message lies within it.
+        unsafe {
+            message.msg_controllen = libc::CMSG_SPACE(size_of::<u16>() as u32) as usize;
+            let header = libc::CMSG_FIRSTHDR(&raw const message);
+            (*header).cmsg_level = libc::SOL_UDP;
+            (*header).cmsg_type = libc::UDP_SEGMENT;
+            (*header).cmsg_len = libc::CMSG_LEN(size_of::<u16>() as u32) as usize;
+            ptr::write_unaligned(libc::CMSG_DATA(header).cast::<u16>(), segment);
+        }
+    }
+    // SAFETY: every pointer in `message` is to something that lives through the call, with its length beside it; the kernel
+    // only reads from name and vector.
+    let sent =
+        unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Receives up to as many messages as `received` has room for, each into its share of `buffer`, and returns how many there
+/// were. It does not block.
+///
+/// # Panics
+/// With no room in `received` or more than for [`MAX_MESSAGES`].
+pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], received: &mut [Received]) -> io::Result<usize> {
+    let count = received.len();
+    assert!((1..=MAX_MESSAGES).contains(&count), "between one message and {MAX_MESSAGES}");
+    let share = buffer.len() / count;
+    // SAFETY: all of these are integers and pointers, for which zero is a value.
+    let (mut names, mut vectors, mut messages): (
+        [libc::sockaddr_in6; MAX_MESSAGES],
+        [libc::iovec; MAX_MESSAGES],
+        [libc::mmsghdr; MAX_MESSAGES],
+    ) = unsafe { (zeroed(), zeroed(), zeroed()) };
+    let mut controls = [Control([0; CONTROL_LEN]); MAX_MESSAGES];
+    for (n, share) in buffer.chunks_exact_mut(share).take(count).enumerate() {
+        vectors[n] = libc::iovec { iov_base: share.as_mut_ptr().cast(), iov_len: share.len() };
+        let header = &mut messages[n].msg_hdr;
+        header.msg_name = (&raw mut names[n]).cast();
+        header.msg_namelen = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+        header.msg_iov = &raw mut vectors[n];
+        header.msg_iovlen = 1;
+        header.msg_control = (&raw mut controls[n]).cast();
+        header.msg_controllen = CONTROL_LEN;
+    }
+    // SAFETY: `count` headers are filled in, and every pointer in them is to memory of its own that lives through the call,
+    // with its length beside it.
+    let taken = unsafe {
+        let flags = libc::MSG_DONTWAIT;
+        libc::recvmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count as libc::c_uint, flags, ptr::null_mut())
+    };
+    let taken = usize::try_from(taken).map_err(|_| io::Error::last_os_error())?;
+    for n in 0..taken {
+        let len = messages[n].msg_len as usize;
+        // A datagram that was cut is void, as is one from an address of another kind.
+        let is_whole = messages[n].msg_hdr.msg_flags & libc::MSG_TRUNC == 0;
+        let from = address(&names[n]);
+        let len = if is_whole && from.is_some() { len } else { 0 };
+        let from = from.unwrap_or(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)));
+        received[n] = Received { from, len, segment: segment(&messages[n].msg_hdr).unwrap_or(len) };
+    }
+    Ok(taken)
+}
+
+/// Reads the size that `UDP_GRO` reports.
+fn segment(message: &libc::msghdr) -> Option<usize> {
+    // SAFETY: the kernel has filled in `msg_control` and its length, and the macros stay within it.
+    let header = unsafe { libc::CMSG_FIRSTHDR(ptr::from_ref(message)).as_ref() }?;
+    if (header.cmsg_level, header.cmsg_type) != (libc::SOL_UDP, libc::UDP_GRO) {
+        return None;
+    }
+    // SAFETY: the kernel puts an `int` into a control message of this type.
+    let size = unsafe { ptr::read_unaligned(libc::CMSG_DATA(ptr::from_ref(header)).cast::<libc::c_int>()) };
+    usize::try_from(size).ok().filter(|size| *size > 0)
+}
+
+/// Reads a socket address; `sockaddr_in` is the shorter, and begins alike.
+fn address(name: &libc::sockaddr_in6) -> Option<SocketAddr> {
+    match libc::c_int::from(name.sin6_family) {
+        libc::AF_INET6 => {
+            let address = Ipv6Addr::from(name.sin6_addr.s6_addr);
+            let port = u16::from_be(name.sin6_port);
+            Some(SocketAddrV6::new(address, port, name.sin6_flowinfo, name.sin6_scope_id).into())
+        }
+        libc::AF_INET => {
+            // SAFETY: `sockaddr_in6` is larger than `sockaddr_in` and at least as strictly aligned, and every bit pattern is
+            // a value of it.
+            let name: &libc::sockaddr_in = unsafe { &*ptr::from_ref(name).cast() };
+            let address = Ipv4Addr::from(u32::from_be(name.sin_addr.s_addr));
+            Some(SocketAddrV4::new(address, u16::from_be(name.sin_port)).into())
+        }
+        _ => None,
+    }
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+
+    #[test]
+    fn datagrams_leave_and_arrive_in_batches() {
+        for host in ["127.0.0.1:0", "[::1]:0"] {
+            let (a, b) = (UdpSocket::bind(host).unwrap(), UdpSocket::bind(host).unwrap());
+            enable_gro(b.as_fd()).unwrap();
+            forbid_fragments(a.as_fd(), host.starts_with('1')).unwrap();
+            let octets: Vec<u8> = (0..1050u32).map(|n| n as u8).collect();
+            let to = SockAddr::from(b.local_addr().unwrap());
+            send(a.as_fd(), &to, &octets, 100).unwrap();
+            send(a.as_fd(), &to, b"alone", 0).unwrap();
+            let mut buffer = vec![0; 4 * 65_536];
+            let nothing = Received { from: b.local_addr().unwrap(), len: 0, segment: 0 };
+            let (mut whole, mut sizes) = (Vec::<u8>::new(), Vec::new());
+            while whole.len() < 1055 {
+                let mut received = [nothing; 4];
+                let Ok(count) = receive(b.as_fd(), &mut buffer, &mut received) else {
+                    continue;
+                };
+                for (received, share) in received[..count].iter().zip(buffer.chunks_exact(65_536)) {
+                    assert_eq!(received.from, a.local_addr().unwrap());
+                    for datagram in share[..received.len].chunks(received.segment) {
+                        sizes.push(datagram.len());
+                        whole.extend(datagram);
+                    }
+                }
+            }
+            assert_eq!(sizes, [[100; 10].as_slice(), &[50, 5]].concat());
+            assert_eq!(whole, [&octets[..], b"alone"].concat());
+            let error = receive(b.as_fd(), &mut buffer, &mut [nothing; 4]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! TUN interfaces of containers: a container's kernel on one side, the data path on the other.
+
+use core::net::Ipv4Addr;
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+
+use pn_core::InterfaceName;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::link::Link;
+use crate::sys;
+
+/// The name that a container's interface has if nobody says otherwise.
+const DEFAULT_NAME: &str = "pn0";
+
+/// The offloads that are asked for, the most first; a kernel without UDP segmentation (before 6.2) refuses the first.
+const OFFLOADS: [libc::c_uint; 3] = [TCP_OFFLOADS | libc::TUN_F_USO4 | libc::TUN_F_USO6, TCP_OFFLOADS, 0];
+const TCP_OFFLOADS: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+
+/// Where a container's TUN interface is made, and what it is called.
+///
+/// It is given to [`UserspaceBackend::attach`](crate::UserspaceBackend::attach), which makes the interface with address, MTU and
+/// routes, and removes it with the container.
+#[derive(Debug)]
+pub struct TunPort {
+    place: Place,
+    name: InterfaceName,
+}
+
+#[derive(Debug)]
+enum Place {
+    Here,
+    Path(PathBuf),
+    Descriptor(OwnedFd),
+}
+
+impl TunPort {
+    /// In the network namespace at a path, such as `/run/netns/NAME` or `/proc/PID/ns/net`.
+    pub fn in_netns(path: impl Into<PathBuf>) -> Self {
+        Self::new(Place::Path(path.into()))
+    }
+
+    /// In the network namespace that a descriptor refers to.
+    #[must_use]
+    pub fn in_netns_of(namespace: OwnedFd) -> Self {
+        Self::new(Place::Descriptor(namespace))
+    }
+
+    /// In the network namespace of the calling process.
+    #[must_use]
+    pub fn here() -> Self {
+        Self::new(Place::Here)
+    }
+
+    /// Sets the interface's name, which is `pn0` without it.
+    #[must_use]
+    pub const fn named(mut self, name: InterfaceName) -> Self {
+        self.name = name;
+        self
+    }
+
+    fn new(place: Place) -> Self {
+        Self { place, name: DEFAULT_NAME.parse().expect("letters and a digit are a name") }
+    }
+}
+
+/// What an interface is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Interface {
+    pub(crate) address: Ipv4Addr,
+    pub(crate) prefix_len: u8,
+    pub(crate) resolver: Ipv4Addr,
+    pub(crate) mtu: u16,
+    /// How many packets the kernel may hand over as one.
+    pub(crate) segments: u32,
+}
+
+/// An interface that was made; it goes when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Tun {
+    file: File,
+    link: Link,
+    interface: Interface,
+}
+
+impl Tun {
+    /// Makes an interface. The calling thread is in the interface's namespace from then on, so it is to be one of its own.
+    pub(crate) fn open(port: TunPort, interface: Interface) -> io::Result<Self> {
+        let namespace = match port.place {
+            Place::Here => None,
+            Place::Path(path) => {
+                let what = |error: io::Error| {
+                    io::Error::new(error.kind(), format!("network namespace {}: {error}", path.display()))
+                };
+                Some(OwnedFd::from(File::open(&path).map_err(what)?))
+            }
+            Place::Descriptor(descriptor) => Some(descriptor),
+        };
+        if let Some(namespace) = namespace {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+        }
+        Self::open_here(port.name, interface)
+    }
+
+    fn open_here(name: InterfaceName, interface: Interface) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
+        // Exclusive: what has the name already is somebody else's.
+        let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL;
+        sys::set_interface(file.as_fd(), name, flags)?;
+        let mut wanted = OFFLOADS.iter();
+        while let Some(offloads) = wanted.next()
+            && sys::set_offloads(file.as_fd(), *offloads).is_err()
+        {}
+        let mut link = Link::open(name)?;
+        link.set_mtu(interface.mtu, interface.segments)?;
+        link.set_up()?;
+        link.add_address(interface.address, interface.prefix_len)?;
+        link.add_route(interface.resolver)?;
+        Ok(Self { file, link, interface })
+    }
+
+    /// Returns what the interface is.
+    pub(crate) const fn interface(&self) -> &Interface {
+        &self.interface
+    }
+
+    /// Changes the MTU.
+    pub(crate) fn set_mtu(&mut self, mtu: u16, segments: u32) -> io::Result<()> {
+        if (self.interface.mtu, self.interface.segments) != (mtu, segments) {
+            self.link.set_mtu(mtu, segments)?;
+            (self.interface.mtu, self.interface.segments) = (mtu, segments);
+        }
+        Ok(())
+    }
+
+    /// Reads a header and the packet behind it, and returns how many octets they have.
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::io::read(&self.file, buffer)?)
+    }
+
+    /// Writes a header and the packet behind it, in pieces.
+    pub(crate) fn write(&self, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+        rustix::io::writev(&self.file, pieces)?;
+        Ok(())
+    }
+}
+
+impl AsFd for Tun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
