@@ -1,1 +1,5 @@
-//! Programs that use private networks; see `examples/private-network`.
+//! What the programs here share.
+
+#![forbid(unsafe_code)]
+
+pub mod interface;

@@ -1,0 +1,76 @@
+//! What the node says about itself.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pn_core::{Followed, Generation, NodePlan, PlanSource};
+use pn_overlay::AgentStatus;
+use pn_store::{Held, NodeStatus, Reporter};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tracing::debug;
+
+use crate::data_plane::DataPlane;
+
+/// How long nothing is said where nothing happens.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// A source that shows the last plan to others, too.
+#[derive(Debug)]
+pub struct Shown<S> {
+    source: S,
+    last: watch::Sender<Option<NodePlan>>,
+}
+
+/// Makes a source whose last plan can be seen.
+pub fn shown<S: PlanSource>(source: S) -> (Shown<S>, watch::Receiver<Option<NodePlan>>) {
+    let (last, plans) = watch::channel(None);
+    (Shown { source, last }, plans)
+}
+
+#[async_trait]
+impl<S: PlanSource> PlanSource for Shown<S> {
+    async fn next(&mut self) -> Followed {
+        let followed = self.source.next().await;
+        if let Followed::Plan(plan) = &followed {
+            self.last.send_replace(Some(plan.clone()));
+        }
+        followed
+    }
+}
+
+/// Reports whenever something changed, and every second.
+pub async fn run(
+    mut reporter: Reporter,
+    mut agent: watch::Receiver<AgentStatus>,
+    plans: watch::Receiver<Option<NodePlan>>,
+    data_plane: DataPlane,
+) {
+    loop {
+        let status = agent.borrow_and_update().clone();
+        let plan = plans.borrow().clone().filter(|plan| Some(plan.generation) == status.announced);
+        if let Err(error) = reporter.report(node_status(&status, &data_plane), plan.as_ref()).await {
+            debug!(%error, "the status is reported later");
+        }
+        if let Ok(Err(_)) = timeout(EVERY, agent.changed()).await {
+            return;
+        }
+    }
+}
+
+fn node_status(agent: &AgentStatus, data_plane: &DataPlane) -> NodeStatus {
+    let applied = agent.announced.unwrap_or(Generation::ZERO);
+    let mut status = NodeStatus::new(applied, agent.backend, data_plane.encryption());
+    let held = agent.held.iter().map(|(network, held)| {
+        format!("{} of {} named containers of {network} would go ({})", held.going, held.of, held.reason)
+    });
+    let reason = held.collect::<Vec<_>>().join(", ");
+    let generation = agent.held.values().map(|held| held.generation).max();
+    status.held = generation.map(|generation| Held { generation, reason });
+    status.stale_since = agent.stale.as_ref().map(|stale| stale.since);
+    status.failures =
+        agent.failures.iter().map(|(object, failure)| format!("{object}: {}", failure.message)).collect();
+    status.counters = data_plane.dropped().filter(|(_, count)| *count > 0).collect();
+    status.counters.insert("repairs".to_owned(), agent.repairs);
+    status
+}
