@@ -95,6 +95,12 @@ pub struct Container {
 }
 
 impl Container {
+    /// Makes the record of a container, as it was decided elsewhere.
+    #[must_use]
+    pub const fn new(id: ContainerId, slot: Slot, node: NodeId, address: Ipv4Addr, phase: Phase) -> Self {
+        Self { id, slot, node, address, phase }
+    }
+
     /// Returns whether it fills its slot: it is starting or ready, not draining.
     #[must_use]
     pub const fn is_live(&self) -> bool {

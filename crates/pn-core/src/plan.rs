@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use crate::container::Slot;
 use crate::container_type::ContainerType;
-use crate::id::{AppId, ContainerId, NetworkId, NodeId};
+use crate::id::{AppId, ContainerId, NetworkId, NodeId, ProjectId};
 use crate::name::Name;
 use crate::net::{MacAddr, Vni};
-use crate::network::{Encryption, Ipv6Prefix, KeyScope};
+use crate::network::{Encryption, Ipv6Prefix, KeyScope, Network};
 use crate::node::Node;
 use crate::subnet::Subnet;
 
@@ -174,6 +174,8 @@ impl NodePlan {
 pub struct NetworkPlan {
     /// The network.
     pub id: NetworkId,
+    /// The project it belongs to.
+    pub project: ProjectId,
     /// Its VXLAN network identifier.
     pub vni: Vni,
     /// Where its addresses come from.
@@ -214,6 +216,13 @@ impl NetworkPlan {
             Some(TypeNames { containers: kept.copied().collect(), ..before.clone() })
         });
         Arc::new(ZonePlan { types: types.collect(), ..(*self.zone).clone() })
+    }
+
+    /// Returns the record of the network, without the terms, which no plan tells.
+    #[must_use]
+    pub const fn network(&self) -> Network {
+        let Self { id, project, vni, subnet, ipv6, encryption, key_scope, .. } = *self;
+        Network { id, project, vni, subnet, ipv6, encryption, key_scope, terms: None }
     }
 
     /// Returns whether a container of this network has the name of its slot.

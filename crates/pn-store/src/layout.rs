@@ -101,6 +101,10 @@ pub(crate) fn vnis() -> Key {
     key("claim/vni/")
 }
 
+pub(crate) fn all_claims() -> Key {
+    key("claim/")
+}
+
 pub(crate) fn next_vni() -> Key {
     key("next/vni")
 }
@@ -244,6 +248,13 @@ pub(crate) fn image(state: &State, records: impl IntoIterator<Item = Record>) ->
         insert(&mut image, state, record);
     }
     image
+}
+
+/// Returns the records of a project by their keys.
+pub(crate) fn project_records(state: &State, id: ProjectId) -> BTreeMap<Key, Record> {
+    let prefix = project(id);
+    let items = image(state, state.records_of(id)).into_iter().filter(|(key, _)| key.starts_with(&prefix));
+    items.filter_map(|(key, item)| if let Item::Record(record) = item { Some((key, record)) } else { None }).collect()
 }
 
 fn insert(image: &mut Image, state: &State, record: Record) {

@@ -137,6 +137,10 @@ impl Registry {
         &self.store
     }
 
+    pub(crate) const fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
     /// Returns the region's rules.
     #[must_use]
     pub const fn region(&self) -> &Region {

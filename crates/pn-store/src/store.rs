@@ -209,6 +209,7 @@ impl Listing {
     }
 
     /// Returns the first text that is listed.
+    #[cfg(any(feature = "sqlite", feature = "etcd"))]
     pub(crate) fn start(&self) -> String {
         // Nothing is between a key and itself with an octet added.
         self.after.as_ref().map_or_else(|| self.prefix.to_string(), |after| format!("{after}\0"))

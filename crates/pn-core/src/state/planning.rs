@@ -107,6 +107,7 @@ impl State {
         });
         NetworkPlan {
             id: network.id,
+            project: network.project,
             vni: network.vni,
             subnet: network.subnet,
             ipv6: network.ipv6,

@@ -11,7 +11,7 @@ use pn_core::{
 use super::cache::Project;
 use super::{Registry, RegistryError};
 use crate::layout::{self, Head, Image, Seen};
-use crate::{Entry, Key, Listing, Precondition, Reading, Revision, Store, StoreExt};
+use crate::{Entry, Key, Listing, Precondition, Reading, Revision, StoreExt};
 
 /// How many networks a node may be in when what they all depend on changes.
 const MOST_NETWORKS: usize = 50;

@@ -1,0 +1,429 @@
+//! The task of a follower.
+
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use pn_core::{Followed, Generation, Node, NodeId, ProjectId, Record};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::share::Share;
+use super::watches::{Subject, Watches};
+use super::{Progress, Words};
+use crate::session::Alive;
+use crate::{
+    Batch, Entry, Event, Key, Listing, Registry, RegistryError, Revision, Session, Store, StoreError, StoreExt, layout,
+};
+
+/// How long a node that seems dead has to show that it is not: its lease may live while somebody deleted its key.
+const DOUBT: Duration = Duration::from_millis(500);
+
+/// How long changes are gathered that come at once.
+const GATHER: Duration = Duration::from_millis(2);
+
+/// How long to wait between attempts to reach the store, at first and at most.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// Why following ended.
+enum End {
+    /// It has to begin anew.
+    Failed(RegistryError),
+    /// The lease has ended.
+    Expired,
+    /// Another process has the node's place.
+    Taken(u64),
+}
+
+impl From<RegistryError> for End {
+    fn from(error: RegistryError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<StoreError> for End {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// What outlives one time of following.
+struct Task {
+    session: Session,
+    registry: Registry,
+    node: NodeId,
+    words: Arc<Words>,
+    progress: Progress,
+    /// The generation of the last plan.
+    last: Generation,
+    /// The last confirmation that was looked at; none before the first reading.
+    confirmed: Option<Revision>,
+    is_lost: bool,
+    failures: u32,
+}
+
+pub(super) async fn run(session: Session, words: Arc<Words>, progress: Progress) {
+    let (registry, node) = (session.registry().clone(), session.node());
+    let (last, confirmed, is_lost, failures) = (Generation::ZERO, None, false, 0);
+    let mut task = Task { session, registry, node, words, progress, last, confirmed, is_lost, failures };
+    loop {
+        match task.follow().await {
+            End::Failed(error) => task.failed(&error).await,
+            End::Expired => {
+                task.words.say(Followed::Fenced(format!("the lease of node {node} has ended")));
+                if !task.rejoin().await {
+                    return;
+                }
+            }
+            End::Taken(registration) => {
+                let reason = format!("another agent took the place of node {node} with registration {registration}");
+                task.words.say(Followed::Fenced(reason));
+                task.words.say(Followed::Closed);
+                return;
+            }
+        }
+    }
+}
+
+impl Task {
+    /// Says that the origin is lost if it is for longer than a moment, and waits for a while.
+    async fn failed(&mut self, error: &RegistryError) {
+        tracing::debug!(node = %self.node, %error, "following ended");
+        self.failures += 1;
+        // A watch that ends is nothing: what it would have said is read at once.
+        if self.failures < 2 {
+            return;
+        }
+        if !self.is_lost {
+            self.is_lost = true;
+            self.words.say(Followed::Lost(chain(error)));
+        }
+        sleep(PAUSE.1.min(PAUSE.0 * 2u32.saturating_pow(self.failures.min(10)))).await;
+    }
+
+    /// Takes the node's place again; `false` where somebody else has it.
+    async fn rejoin(&mut self) -> bool {
+        loop {
+            match self.session.rejoin().await {
+                Ok(session) => {
+                    self.session = session;
+                    self.progress.set_lease(self.session.lease());
+                    return true;
+                }
+                Err(error @ RegistryError::NodeTaken { .. }) => {
+                    self.words.say(Followed::Fenced(chain(&error)));
+                    self.words.say(Followed::Closed);
+                    return false;
+                }
+                Err(error) => {
+                    tracing::debug!(node = %self.node, %error, "the node could not join again yet");
+                    sleep(PAUSE.1).await;
+                }
+            }
+        }
+    }
+
+    /// Reads the share and follows it until that ends.
+    async fn follow(&mut self) -> End {
+        let mut following = match self.begin().await {
+            Ok(following) => following,
+            Err(end) => return end,
+        };
+        self.failures = 0;
+        if core::mem::take(&mut self.is_lost) {
+            self.words.say(Followed::Back);
+        }
+        self.plan(&mut following.share);
+        loop {
+            if let Err(end) = self.step(&mut following).await {
+                return end;
+            }
+        }
+    }
+
+    fn plan(&mut self, share: &mut Share) {
+        let (plan, changed) = share.plan();
+        self.last = plan.generation;
+        self.progress.planned(plan.generation, changed);
+        self.words.say(Followed::Plan(plan));
+    }
+
+    /// Reads everything as of one revision, and begins to watch from there.
+    async fn begin(&mut self) -> Result<Following, End> {
+        let store = Arc::clone(self.registry.store());
+        let own = layout::alive(self.node);
+        let keys = [own.clone(), layout::offset(), layout::confirm(self.node)];
+        let mut entries = store.get(&keys).await?.entries.into_iter();
+        let (alive, offset, confirmation) = (entries.next().flatten(), entries.next().flatten(), entries.next().flatten());
+        self.check_own(&own, alive.as_ref()).await?;
+        let offset = offset.as_ref().map(layout::id).transpose()?.unwrap_or(0);
+
+        let memberships = layout::memberships(self.node);
+        let (revision, members) = store.list_all(&memberships, None).await?;
+        let members: BTreeSet<ProjectId> =
+            members.iter().filter_map(|entry| layout::id_in(&entry.key, &memberships)).collect();
+        let mut projects = Vec::new();
+        let mut hosts: BTreeSet<NodeId> = [self.node].into();
+        for project in members {
+            let (_, entries) = store.list_all(&layout::project(project), Some(revision)).await?;
+            let records = crate::registry::records(&entries)?;
+            hosts.extend(records.iter().filter_map(|record| match record {
+                Record::Container(container) => Some(container.node),
+                _ => None,
+            }));
+            projects.push((project, records));
+        }
+        let mut share = Share::new(self.registry.region().clone(), self.node, self.last, revision, offset);
+        for (id, (node, is_alive)) in nodes_at(&*store, &hosts, revision).await? {
+            share.put_node(id, node, is_alive, revision);
+        }
+        for (project, records) in projects {
+            share.set_project(project, records, revision).map_err(RegistryError::from)?;
+        }
+
+        let mut watches = Watches::new();
+        let from = revision.next();
+        watches.add(&*store, Subject::Nodes, &layout::nodes(), from).await?;
+        watches.add(&*store, Subject::Memberships, &memberships, from).await?;
+        watches.add(&*store, Subject::Confirmations, &layout::confirm(self.node), from).await?;
+        for project in share.projects().collect::<Vec<_>>() {
+            watches.add(&*store, Subject::Project(project), &layout::project(project), from).await?;
+        }
+        match self.confirmed {
+            // What was confirmed before anybody followed is nothing to this process.
+            None => self.confirmed = Some(revision),
+            Some(_) => self.confirmation(confirmation.as_ref())?,
+        }
+        Ok(Following { share, watches, doubted: BTreeMap::new() })
+    }
+
+    /// Checks that the node's place is still its own.
+    async fn check_own(&self, key: &Key, alive: Option<&Entry>) -> Result<(), End> {
+        let Some(alive) = alive else {
+            return if self.session.revive().await? { Ok(()) } else { Err(End::Expired) };
+        };
+        let Alive { registration, .. } = Alive::read(key, &alive.value)?;
+        match registration == self.session.registration() {
+            true => Ok(()),
+            false => Err(End::Taken(registration)),
+        }
+    }
+
+    fn confirmation(&mut self, entry: Option<&Entry>) -> Result<(), RegistryError> {
+        if let Some(entry) = entry
+            && self.confirmed < Some(entry.revision)
+        {
+            self.confirmed = Some(entry.revision);
+            self.words.say(Followed::Confirmed(Generation::new(layout::id(entry)?)));
+        }
+        Ok(())
+    }
+
+    /// Waits for changes, takes in all that are there, and plans once.
+    async fn step(&mut self, following: &mut Following) -> Result<(), End> {
+        let doubted = following.doubted.values().min().copied();
+        let (subject, batch) = tokio::select! {
+            next = following.watches.next() => next,
+            () = sleep_until(doubted.unwrap_or_else(Instant::now)), if doubted.is_some() => {
+                if self.doubts(following).await? {
+                    self.plan(&mut following.share);
+                }
+                return Ok(());
+            }
+            () = self.session.ended() => return Err(End::Expired),
+        };
+        let mut is_changed = self.take(following, subject, batch?).await?;
+        let until = Instant::now() + GATHER;
+        loop {
+            match following.watches.try_next() {
+                Some((subject, batch)) => is_changed |= self.take(following, subject, batch?).await?,
+                None if Instant::now() < until => sleep_until(until).await,
+                None => break,
+            }
+        }
+        if is_changed {
+            self.plan(&mut following.share);
+        }
+        Ok(())
+    }
+
+    /// Takes in the changes of one revision that one watch saw, and returns whether they concern the plan.
+    async fn take(&mut self, following: &mut Following, subject: Subject, batch: Batch) -> Result<bool, End> {
+        match subject {
+            Subject::Nodes => {
+                let mut is_changed = false;
+                for event in &batch.events {
+                    is_changed |= self.take_node(following, event, batch.revision).await?;
+                }
+                Ok(is_changed)
+            }
+            Subject::Memberships => {
+                let prefix = layout::memberships(self.node);
+                for event in &batch.events {
+                    let Some(project) = layout::id_in(&event.key, &prefix) else { continue };
+                    match &event.after {
+                        Some(_) => self.enter(following, project).await?,
+                        None => {
+                            following.watches.remove(Subject::Project(project));
+                            let left = following.share.set_project(project, Vec::new(), batch.revision);
+                            left.map_err(RegistryError::from)?;
+                        }
+                    }
+                }
+                Ok(true)
+            }
+            Subject::Confirmations => {
+                for event in &batch.events {
+                    self.confirmation(event.after.as_ref())?;
+                }
+                Ok(false)
+            }
+            Subject::Project(project) => self.take_project(following, project, &batch).await,
+        }
+    }
+
+    async fn take_node(&mut self, following: &mut Following, event: &Event, revision: Revision) -> Result<bool, End> {
+        let share = &mut following.share;
+        let Some(node) = layout::id_in::<NodeId>(&event.key, &layout::nodes()) else { return Ok(false) };
+        if share.host(node).is_none_or(|known| revision <= known) {
+            return Ok(false);
+        }
+        if event.key == layout::alive(node) {
+            if node == self.node {
+                self.check_own(&event.key, event.after.as_ref()).await?;
+                return Ok(false);
+            }
+            if event.after.is_some() {
+                following.doubted.remove(&node);
+                share.put_alive(node, true);
+                share.note_node(node, revision);
+                return Ok(true);
+            }
+            following.doubted.insert(node, Instant::now() + DOUBT);
+            return Ok(false);
+        }
+        let is_alive = event.after.is_some();
+        match event.after.as_ref().map(layout::record).transpose()?.flatten() {
+            Some(Record::Node(node)) => share.replace_node(node, revision),
+            _ if !is_alive => share.remove_node(node, revision),
+            _ => (),
+        }
+        Ok(true)
+    }
+
+    async fn take_project(&mut self, following: &mut Following, project: ProjectId, batch: &Batch) -> Result<bool, End> {
+        let share = &mut following.share;
+        if share.project(project).is_none_or(|known| batch.revision <= known) {
+            return Ok(false);
+        }
+        let mut records = share.records(project);
+        for Event { key, after, .. } in &batch.events {
+            match after.as_ref().map(layout::record).transpose()?.flatten() {
+                // An address that rests has no container.
+                Some(Record::Rest(_)) | None => drop(records.remove(key)),
+                Some(record) => drop(records.insert(key.clone(), record)),
+            }
+        }
+        self.meet(share, records.values()).await?;
+        let changed = share.set_project(project, records.into_values().collect(), batch.revision);
+        changed.map_err(RegistryError::from)?;
+        Ok(true)
+    }
+
+    /// Begins to follow a project that the node has containers of now.
+    async fn enter(&mut self, following: &mut Following, project: ProjectId) -> Result<(), End> {
+        if following.share.project(project).is_some() {
+            return Ok(());
+        }
+        let store = Arc::clone(self.registry.store());
+        let prefix = layout::project(project);
+        let (revision, entries) = store.list_all(&prefix, None).await?;
+        let records = crate::registry::records(&entries)?;
+        self.meet(&mut following.share, &records).await?;
+        following.share.set_project(project, records, revision).map_err(RegistryError::from)?;
+        following.watches.add(&*store, Subject::Project(project), &prefix, revision.next()).await?;
+        Ok(())
+    }
+
+    /// Reads what is known of nodes that were not of the share before.
+    async fn meet<'a>(
+        &self,
+        share: &mut Share,
+        records: impl IntoIterator<Item = &'a Record>,
+    ) -> Result<(), RegistryError> {
+        let unknown: Vec<NodeId> = share.unknown(records).into_iter().collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<Key> = unknown.iter().flat_map(|node| [layout::node(*node), layout::alive(*node)]).collect();
+        let reading = self.registry.store().get(&keys).await?;
+        for (node, entries) in unknown.into_iter().zip(reading.entries.chunks(2)) {
+            let record = entries[0].as_ref().map(layout::record).transpose()?.flatten();
+            if let Some(Record::Node(record)) = record {
+                share.put_node(node, Some(record), entries[1].is_some(), reading.revision);
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks whether nodes that seemed dead are, and returns whether one is.
+    async fn doubts(&mut self, following: &mut Following) -> Result<bool, End> {
+        let now = Instant::now();
+        let due: Vec<NodeId> =
+            following.doubted.iter().filter(|(_, at)| **at <= now).map(|(node, _)| *node).collect();
+        let keys: Vec<Key> = due.iter().map(|node| layout::alive(*node)).collect();
+        let reading = self.registry.store().get(&keys).await?;
+        let mut is_changed = false;
+        for (node, entry) in due.into_iter().zip(reading.entries) {
+            following.doubted.remove(&node);
+            if entry.is_none() {
+                following.share.put_alive(node, false);
+                is_changed = true;
+            }
+        }
+        Ok(is_changed)
+    }
+}
+
+/// One time of following.
+struct Following {
+    share: Share,
+    watches: Watches,
+    /// Nodes that seem dead, and when to look again.
+    doubted: BTreeMap<NodeId, Instant>,
+}
+
+/// Reads some nodes as of a revision, and whether they are alive; the others of the region pass by.
+async fn nodes_at(
+    store: &dyn Store,
+    wanted: &BTreeSet<NodeId>,
+    revision: Revision,
+) -> Result<BTreeMap<NodeId, (Option<Node>, bool)>, RegistryError> {
+    let mut nodes: BTreeMap<NodeId, (Option<Node>, bool)> = BTreeMap::new();
+    let mut listing = Listing::new(layout::nodes()).at(revision);
+    loop {
+        let page = store.list(&listing).await?;
+        for entry in &page.entries {
+            let Some(id) = layout::id_in(&entry.key, &layout::nodes()).filter(|id| wanted.contains(id)) else { continue };
+            let known = nodes.entry(id).or_default();
+            match layout::record(entry)? {
+                Some(Record::Node(node)) => known.0 = Some(node),
+                _ => known.1 = true,
+            }
+        }
+        match page.entries.last() {
+            Some(last) if !page.is_last => listing = listing.after(last.key.clone()),
+            _ => return Ok(nodes),
+        }
+    }
+}
+
+/// Says an error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

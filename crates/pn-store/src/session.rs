@@ -1,0 +1,180 @@
+use core::time::Duration;
+
+use pn_core::{ApplyError, Change, Node, NodeId, Record};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+use crate::{
+    Key, LeaseId, Outcome, Precondition, Registry, RegistryError, StoreError, StoreErrorKind, Transaction, layout,
+};
+
+/// A node's place in the region: as long as it is kept, the names of the node's containers are answered.
+///
+/// A task keeps its lease alive. Dropping the session ends the task and leaves the lease to end by itself, as the end of the
+/// process does; [`leave`](Self::leave) ends it at once.
+#[derive(Debug)]
+pub struct Session {
+    registry: Registry,
+    node: Node,
+    lease: LeaseId,
+    ttl: Duration,
+    /// Whether the lease has ended.
+    ended: watch::Receiver<bool>,
+    keeper: JoinHandle<()>,
+}
+
+/// What is under a node's lease.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Alive {
+    version: u32,
+    pub(crate) registration: u64,
+}
+
+impl Alive {
+    pub(crate) fn read(key: &Key, value: &[u8]) -> Result<Self, RegistryError> {
+        serde_json::from_slice(value).map_err(|error| RegistryError::record(key, error))
+    }
+
+    fn to_value(registration: u64) -> Vec<u8> {
+        serde_json::to_vec(&Self { version: 1, registration }).expect("numbers are JSON")
+    }
+}
+
+impl Registry {
+    /// Takes a node's place, which is its own for as long as the lease is kept: adds the node, or says that it has registered
+    /// again, and keeps a lease of this time to live.
+    ///
+    /// Whoever has the same key takes the place over at once, so a restart need not wait for the lease of the process before,
+    /// which is fenced if it still runs. The node's availability stays as it is.
+    ///
+    /// # Errors
+    /// [`RegistryError`]: [`NodeTaken`](RegistryError::NodeTaken) where another key has the place and is alive.
+    pub async fn join(&self, node: Node, ttl: Duration) -> Result<Session, RegistryError> {
+        loop {
+            let keys = [layout::node(node.id), layout::alive(node.id)];
+            let mut entries = self.store().get(&keys).await?.entries.into_iter();
+            let (record, alive) = (entries.next().flatten(), entries.next().flatten());
+            let known = record.as_ref().map(layout::record).transpose()?.flatten();
+            let known = known.and_then(|record| if let Record::Node(known) = record { Some(known) } else { None });
+            let mut joined = node.clone();
+            let change = match known {
+                Some(known) => {
+                    let is_same = known.public_key == node.public_key || known.next_public_key == Some(node.public_key);
+                    if alive.is_some() && !is_same {
+                        return Err(RegistryError::NodeTaken { node: node.id });
+                    }
+                    joined.registration = known.registration + 1;
+                    joined.availability = known.availability;
+                    Change::UpdateNode(joined.clone())
+                }
+                None => {
+                    joined.registration = joined.registration.max(1);
+                    Change::AddNode(joined.clone())
+                }
+            };
+            let applied = match self.apply(change).await {
+                // Somebody else was faster, or removed it.
+                Err(RegistryError::Refused(
+                    ApplyError::Fenced { .. } | ApplyError::NodeExists { .. } | ApplyError::UnknownNode { .. },
+                )) => continue,
+                applied => applied?,
+            };
+            let lease = self.store().grant(ttl).await?;
+            let value = Alive::to_value(joined.registration);
+            let transaction = Transaction::new()
+                .when(Precondition::At(keys[0].clone(), applied.revision()))
+                .put_leased(keys[1].clone(), value, lease.id);
+            if self.store().commit(transaction).await? == Outcome::Refused {
+                self.store().revoke(lease.id).await?;
+                continue;
+            }
+            let (sender, ended) = watch::channel(false);
+            let keeper = tokio::spawn(keep(self.clone(), lease.id, lease.ttl, sender));
+            return Ok(Session { registry: self.clone(), node: joined, lease: lease.id, ttl, ended, keeper });
+        }
+    }
+}
+
+/// Keeps a lease alive until it has ended.
+async fn keep(registry: Registry, lease: LeaseId, ttl: Duration, ended: watch::Sender<bool>) {
+    let mut pause = ttl / 3;
+    loop {
+        sleep(pause).await;
+        pause = match registry.store().keep_alive(lease).await {
+            Ok(()) => ttl / 3,
+            Err(error) if error.kind() == StoreErrorKind::LeaseEnded => break,
+            Err(error) => {
+                tracing::debug!(%lease, %error, "the lease could not be kept alive yet");
+                ttl / 10
+            }
+        };
+    }
+    ended.send_replace(true);
+}
+
+impl Session {
+    /// Returns the node.
+    #[must_use]
+    pub const fn node(&self) -> NodeId {
+        self.node.id
+    }
+
+    /// Returns the registry that it was made with.
+    #[must_use]
+    pub const fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Returns which registration of the node this is.
+    #[must_use]
+    pub const fn registration(&self) -> u64 {
+        self.node.registration
+    }
+
+    /// Returns the lease, for what is to vanish with it.
+    #[must_use]
+    pub const fn lease(&self) -> LeaseId {
+        self.lease
+    }
+
+    /// Waits until the lease has ended.
+    pub async fn ended(&self) {
+        // The keeper does not end before.
+        drop(self.ended.clone().wait_for(|ended| *ended).await);
+    }
+
+    /// Gives the place up: the node's containers lose their names at once.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the lease ends by itself then.
+    pub async fn leave(self) -> Result<(), StoreError> {
+        self.keeper.abort();
+        self.registry.store().revoke(self.lease).await
+    }
+
+    /// Joins again after the lease has ended.
+    pub(crate) async fn rejoin(&self) -> Result<Self, RegistryError> {
+        self.registry.join(self.node.clone(), self.ttl).await
+    }
+
+    /// Puts what says that the node is alive where somebody deleted it; `false` where the lease has ended.
+    pub(crate) async fn revive(&self) -> Result<bool, RegistryError> {
+        let key = layout::alive(self.node.id);
+        let transaction = Transaction::new().when(Precondition::Absent(key.clone()));
+        let transaction = transaction.put_leased(key, Alive::to_value(self.node.registration), self.lease);
+        match self.registry.store().commit(transaction).await {
+            // Refused: it is there again, and says whose it is.
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == StoreErrorKind::LeaseEnded => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}

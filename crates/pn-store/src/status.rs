@@ -1,0 +1,288 @@
+//! What nodes say about themselves, and what people say to them.
+
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+
+use pn_core::{Generation, NetworkId, NodeId, NodePlan, ProjectId, Record, Timestamp};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout_at};
+
+use crate::follower::Progress;
+use crate::{Entry, Key, Registry, RegistryError, Revision, StoreExt, Transaction, layout, rebuild};
+
+/// What a node says about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct NodeStatus {
+    /// The generation that its data plane and its names were made.
+    #[serde(with = "number")]
+    pub applied: Generation,
+    /// The plan that it does not follow until somebody confirms it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<Held>,
+    /// Since when it has not reached the store.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "moment")]
+    pub stale_since: Option<Timestamp>,
+    /// What its data plane is called.
+    pub backend: String,
+    /// How its packets are protected.
+    pub encryption: String,
+    /// What failed of the last plan, object by object.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<String>,
+    /// What it counts, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub counters: BTreeMap<String, u64>,
+}
+
+impl NodeStatus {
+    /// Makes the status of a node that follows without trouble.
+    #[must_use]
+    pub fn new(applied: Generation, backend: impl Into<String>, encryption: impl Into<String>) -> Self {
+        let (backend, encryption) = (backend.into(), encryption.into());
+        let (failures, counters) = (Vec::new(), BTreeMap::new());
+        Self { applied, held: None, stale_since: None, backend, encryption, failures, counters }
+    }
+}
+
+/// A plan that a node does not follow until somebody confirms it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Its generation.
+    #[serde(with = "number")]
+    pub generation: Generation,
+    /// Why it is held.
+    pub reason: String,
+}
+
+/// A status as it was reported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reported {
+    /// What the node said; `None` where it has not said anything yet.
+    pub status: Option<NodeStatus>,
+    /// When it said so.
+    pub at: Timestamp,
+    /// Whether its lease lives.
+    pub is_alive: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Document {
+    version: u32,
+    at_ms: u64,
+    #[serde(flatten)]
+    status: NodeStatus,
+}
+
+mod number {
+    use pn_core::Generation;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(generation: &Generation, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(generation.get())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Generation, D::Error> {
+        u64::deserialize(deserializer).map(Generation::new)
+    }
+}
+
+mod moment {
+    use pn_core::Timestamp;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(moment: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+        moment.map(Timestamp::as_millis).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+        Ok(Option::<u64>::deserialize(deserializer)?.map(Timestamp::from_millis))
+    }
+}
+
+/// Tells the region what a node has applied, for those who [wait for it](Registry::synced) and for people.
+#[derive(Debug)]
+pub struct Reporter {
+    progress: Progress,
+    /// What was reported last, and when.
+    last: Option<(NodeStatus, Instant)>,
+    /// The last call for what nodes see that was answered.
+    recalled: Revision,
+}
+
+impl Reporter {
+    /// How often a status is written that differs in its counters only.
+    pub const COUNTERS: Duration = Duration::from_secs(10);
+
+    /// How many keys are written at once.
+    const CHUNK: usize = 100;
+
+    /// Makes the reporter of a follower's node.
+    #[must_use]
+    pub const fn new(progress: Progress) -> Self {
+        Self { progress, last: None, recalled: Revision::ZERO }
+    }
+
+    /// Reports what is applied: to be called whenever that changed, and every second or so.
+    ///
+    /// It writes what is new: one transaction after a plan was applied, none where nothing is. `applied` is the plan whose
+    /// generation the status says, from which the node's part of a lost state is made when [somebody asks](Registry::recall).
+    ///
+    /// # Errors
+    /// [`RegistryError`]: what could not be said is said with the next report.
+    pub async fn report(&mut self, status: NodeStatus, applied: Option<&NodePlan>) -> Result<(), RegistryError> {
+        let told = self.progress.applied(status.applied);
+        let result = self.tell(&status, &told).await;
+        if result.is_err() {
+            self.progress.put_back(status.applied, told);
+        }
+        result?;
+        match applied {
+            Some(plan) => self.answer(plan).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn tell(&mut self, status: &NodeStatus, told: &BTreeMap<NetworkId, Revision>) -> Result<(), RegistryError> {
+        let registry = self.progress.registry();
+        let (node, lease) = (self.progress.node(), self.progress.lease());
+        let mut puts = Vec::new();
+        let is_new = self.last.as_ref().is_none_or(|(last, at)| {
+            let counted = NodeStatus { counters: status.counters.clone(), ..last.clone() };
+            counted != *status || at.elapsed() >= Self::COUNTERS && last != status
+        });
+        if is_new {
+            let at_ms = registry.clock().now().as_millis();
+            let document = Document { version: 1, at_ms, status: status.clone() };
+            let json = serde_json::to_vec(&document).expect("texts and numbers are JSON");
+            puts.push((layout::status(node), json, None));
+        }
+        for (network, revision) in told {
+            puts.push((layout::applied(*network, node), revision.to_string().into_bytes(), Some(lease)));
+        }
+        for chunk in puts.chunks(Self::CHUNK) {
+            let put = |transaction: Transaction, (key, value, lease): &(Key, Vec<u8>, _)| match lease {
+                Some(lease) => transaction.put_leased(key.clone(), value.clone(), *lease),
+                None => transaction.put(key.clone(), value.clone()),
+            };
+            registry.store().commit(chunk.iter().fold(Transaction::new(), put)).await?;
+        }
+        if is_new {
+            self.last = Some((status.clone(), Instant::now()));
+        }
+        Ok(())
+    }
+
+    /// Says what the node sees where somebody asks.
+    async fn answer(&mut self, plan: &NodePlan) -> Result<(), RegistryError> {
+        let registry = self.progress.registry();
+        let (_, asked) = registry.store().get_one(&layout::recall()).await?;
+        let Some(asked) = asked.filter(|asked| asked.revision > self.recalled) else { return Ok(()) };
+        rebuild::publish(registry, self.progress.node(), plan, asked.revision).await?;
+        self.recalled = asked.revision;
+        Ok(())
+    }
+}
+
+impl Registry {
+    /// Reads what every node says about itself.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub async fn statuses(&self) -> Result<BTreeMap<NodeId, Reported>, RegistryError> {
+        let (revision, entries) = self.store().list_all(&layout::nodes(), None).await?;
+        let mut statuses: BTreeMap<NodeId, Reported> = BTreeMap::new();
+        for entry in &entries {
+            let Some(node) = layout::id_in(&entry.key, &layout::nodes()) else { continue };
+            let absent = || Reported { status: None, at: Timestamp::ZERO, is_alive: false };
+            statuses.entry(node).or_insert_with(absent).is_alive |= entry.key == layout::alive(node);
+        }
+        let (_, entries) = self.store().list_all(&layout::statuses(), Some(revision)).await?;
+        for entry in &entries {
+            let reported = layout::id_in(&entry.key, &layout::statuses()).and_then(|node| statuses.get_mut(&node));
+            let Some(reported) = reported else { continue };
+            let document: Document =
+                serde_json::from_slice(&entry.value).map_err(|error| RegistryError::record(&entry.key, error))?;
+            reported.at = Timestamp::from_millis(document.at_ms);
+            reported.status = Some(document.status);
+        }
+        Ok(statuses)
+    }
+
+    /// Tells a node that somebody has looked at what a plan that it holds would remove, and wants it.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub async fn confirm(&self, node: NodeId, generation: Generation) -> Result<(), RegistryError> {
+        self.store().commit(Transaction::new().put(layout::confirm(node), generation.to_string())).await?;
+        Ok(())
+    }
+
+    /// Waits until every node of a network that is alive has applied what was changed there at a revision (D14).
+    ///
+    /// # Errors
+    /// [`RegistryError`]: [`TimedOut`](RegistryError::TimedOut), which names the nodes that have not.
+    pub async fn synced(
+        &self,
+        revision: Revision,
+        network: NetworkId,
+        patience: Duration,
+    ) -> Result<(), RegistryError> {
+        /// How often it is looked at whether nodes died.
+        const DEATHS: Duration = Duration::from_millis(500);
+        let until = Instant::now() + patience;
+        let prefix = layout::applied_by(network);
+        loop {
+            let mut behind = self.live_hosts(network).await?;
+            let (read, entries) = self.store().list_all(&prefix, None).await?;
+            for entry in &entries {
+                is_applied(entry, &prefix, revision)?.map(|node| behind.remove(&node));
+            }
+            if behind.is_empty() {
+                return Ok(());
+            }
+            let mut watch = self.store().watch(&prefix, read.next()).await?;
+            let again = until.min(Instant::now() + DEATHS);
+            while !behind.is_empty() {
+                let Ok(batch) = timeout_at(again, watch.next()).await else { break };
+                // Whatever ends the watch, everything is read again.
+                let Ok(batch) = batch else { break };
+                for entry in batch.events.iter().filter_map(|event| event.after.as_ref()) {
+                    is_applied(entry, &prefix, revision)?.map(|node| behind.remove(&node));
+                }
+            }
+            if behind.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                let names: Vec<String> = behind.iter().map(ToString::to_string).collect();
+                let what = format!("applying revision {revision} of {network} on {}", names.join(", "));
+                return Err(RegistryError::TimedOut { what, millis: patience.as_millis() });
+            }
+        }
+    }
+
+    /// Reads which nodes that are alive have containers of a network.
+    async fn live_hosts(&self, network: NetworkId) -> Result<BTreeSet<NodeId>, RegistryError> {
+        let (_, entry) = self.store().get_one(&layout::network(network)).await?;
+        let Some(project) = entry.and_then(|entry| layout::id::<ProjectId>(&entry).ok()) else {
+            return Ok(BTreeSet::new());
+        };
+        let (_, entries) = self.store().list_all(&layout::addresses(project), None).await?;
+        let mut hosts = BTreeSet::new();
+        for entry in &entries {
+            if let Some(Record::Container(container)) = layout::record(entry)? {
+                hosts.insert(container.node);
+            }
+        }
+        let keys: Vec<Key> = hosts.iter().map(|node| layout::alive(*node)).collect();
+        let alive = self.store().get(&keys).await?.entries;
+        Ok(hosts.into_iter().zip(alive).filter(|(_, alive)| alive.is_some()).map(|(node, _)| node).collect())
+    }
+}
+
+/// Returns the node that says it has applied a revision, if it says so.
+fn is_applied(entry: &Entry, prefix: &Key, revision: Revision) -> Result<Option<NodeId>, RegistryError> {
+    let applied: u64 = layout::id(entry)?;
+    Ok(layout::id_in(&entry.key, prefix).filter(|_| applied >= revision.get()))
+}
