@@ -482,3 +482,41 @@ fn who_leaves_for_a_restart_leaves_everything() {
     sim.machine.on_confirmed(sim.now);
     assert!(sim.machine.is_done() && sim.machine.poll_task().is_none());
 }
+
+#[test]
+fn x4_a_name_that_was_perhaps_announced_is_withdrawn() {
+    let mut sim = settled();
+    sim.world.run([5], 1, 1);
+    if sim.world.state.generation().get() % 2 == 1 {
+        // Number 0 is the one that fails.
+        sim.world.run([6], 1, 1);
+        sim.world.stop([6]);
+    }
+    sim.faults = [None, Some(Fault::Deny)].into();
+    sim.deliver_world();
+    while sim.step() {}
+    assert_eq!(named(&sim, 1), 4);
+    assert_eq!(sim.machine.status().failures.len(), 1, "it answers, and said that it would not");
+    sim.world.stop([5]);
+    sim.deliver_world();
+    let _ = sim.step();
+    assert_eq!(named(&sim, 1), 3, "{:?}", sim.log);
+    settle(&mut sim);
+}
+
+#[test]
+fn l6_what_was_perhaps_announced_is_withdrawn_when_the_node_is_fenced() {
+    let mut sim = Sim::new();
+    sim.world.run([1], 1, 1);
+    if sim.world.state.generation().get() % 2 == 1 {
+        sim.world.start(2, 1, 1);
+    }
+    // Found, withdrawn, applied; the announcement arrives and is never answered.
+    sim.faults = [None, None, None, Some(Fault::HangAfter)].into();
+    sim.deliver_world();
+    while sim.step() {}
+    assert_eq!(named(&sim, 1), 1);
+    sim.fence();
+    settle(&mut sim);
+    assert_eq!(named(&sim, 1), 0);
+}
