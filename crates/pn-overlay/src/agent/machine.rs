@@ -10,7 +10,7 @@ use pn_core::backend::Observed;
 use pn_core::{BackendError, ErrorKind, Followed, Generation, NodeId, NodePlan, Report, Stage, Timestamp, ZoneSet};
 
 use self::holds::Hold;
-use self::problems::{Problem, late};
+use self::problems::Problem;
 use super::options::{AgentOptions, Leave};
 use super::status::{AgentStatus, Phase, Stale};
 
@@ -247,22 +247,24 @@ impl Machine {
         if self.deadline.is_none_or(|deadline| now < deadline) {
             return;
         }
-        let generation = format!("generation {}", self.current_generation());
+        let generation =
+            format!("generation {}", self.current.as_ref().map_or(Generation::ZERO, |plan| plan.generation));
+        let late = |operation, object: &str| BackendError::new(ErrorKind::TimedOut, operation, object);
         match self.step {
             Step::Idle => {}
             Step::Draining => {
                 self.is_drained = true;
                 self.apply(now);
             }
-            Step::Applying => self.take_applied(now, vec![late("apply", &generation, self.options.apply_timeout)]),
+            Step::Applying => self.take_applied(now, vec![late("apply", &generation)]),
             Step::Finding | Step::Inspecting | Step::Comparing => {
-                self.on_observed(now, Err(late("observe", "the data plane", self.options.apply_timeout)));
+                self.on_observed(now, Err(late("observe", "the data plane")));
             }
             Step::Withdrawing | Step::Announcing => {
                 let silent = self.servers.iter_mut().enumerate();
                 let silent = silent.filter_map(|(number, server)| Some((number, server.pending.take()?)));
                 for (number, set) in silent.collect::<Vec<_>>() {
-                    let error = late("publish", &generation, self.options.publish_timeout);
+                    let error = late("publish", &generation);
                     self.take_published(number, set, vec![error]);
                 }
                 self.after_publishing(now);
@@ -331,9 +333,5 @@ impl Machine {
     fn grow_stale(&mut self, now: Timestamp, why: String) {
         let since = self.status.stale.as_ref().map_or(now, |stale| stale.since);
         self.status.stale = Some(Stale { since, why });
-    }
-
-    fn current_generation(&self) -> Generation {
-        self.current.as_ref().map(|plan| plan.generation).unwrap_or_default()
     }
 }

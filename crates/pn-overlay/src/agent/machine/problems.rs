@@ -1,10 +1,8 @@
 //! What fails, and how that is told.
 
-use core::fmt;
-use core::time::Duration;
 use std::error::Error as StdError;
 
-use pn_core::{BackendError, ErrorKind, Timestamp};
+use pn_core::{BackendError, Timestamp};
 
 use super::Machine;
 use crate::agent::status::Failure;
@@ -27,22 +25,6 @@ impl From<BackendError> for Problem {
         Self { object: error.object().to_owned(), error }
     }
 }
-
-/// Makes the error of what was not answered in time.
-pub(super) fn late(operation: &'static str, object: &str, limit: Duration) -> BackendError {
-    BackendError::new(ErrorKind::Io, operation, object).with_source(TimedOut(limit))
-}
-
-#[derive(Debug)]
-struct TimedOut(Duration);
-
-impl fmt::Display for TimedOut {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no answer within {:?}", self.0)
-    }
-}
-
-impl StdError for TimedOut {}
 
 impl Machine {
     /// Puts what failed in the last attempt into the status, in the place of what failed before.
