@@ -235,6 +235,8 @@ pub enum ErrorKind {
     Conflict,
     /// The operating system refused.
     Io,
+    /// There was no answer in time.
+    TimedOut,
     /// The backend was shut down.
     Closed,
 }
@@ -290,7 +292,7 @@ impl BackendError {
     /// Returns whether the same attempt may succeed later without anybody changing anything.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
-        matches!(self.kind, ErrorKind::Io | ErrorKind::Conflict)
+        matches!(self.kind, ErrorKind::Io | ErrorKind::TimedOut | ErrorKind::Conflict)
     }
 }
 
@@ -304,6 +306,7 @@ impl fmt::Display for BackendError {
             ErrorKind::PermissionDenied => "permission denied",
             ErrorKind::Conflict => "something else is in the way",
             ErrorKind::Io => "the operating system refused",
+            ErrorKind::TimedOut => "there was no answer in time",
             ErrorKind::Closed => "the backend is closed",
         };
         write!(f, "cannot {} {}: {reason}", self.operation, self.object)

@@ -1,5 +1,6 @@
 //! The laws of data planes that a plan and an observation can show, to be run against each implementation and each wrapper of
-//! one: what is applied is observed, a second time changes nothing, and what is older is refused.
+//! one: what is applied is observed, a second time changes nothing, and what is older is refused. With the feature `agent`,
+//! also that an agent can drive it.
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
@@ -15,6 +16,11 @@ use pn_core::{
     PublicKey, Region, Slot, State, Terms, Timestamp,
 };
 
+#[cfg(feature = "agent")]
+mod driven;
+
+#[cfg(feature = "agent")]
+pub use self::driven::driven;
 use crate::peer::PrivateKey;
 
 /// The node that the backend under test has to be.
@@ -87,8 +93,9 @@ fn plans() -> (Host, Vec<NodePlan>) {
     }
     apply(first);
     apply(vec![start(1, 1, 1, 1), start(2, 1, 2, 2), start(3, 2, 1, 1), start(4, 2, 2, 3)]);
-    apply(vec![start(5, 1, 3, 1), Change::Fail(container(4))]);
-    apply(vec![Change::Fail(container(2)), start(6, 1, 2, 3), Change::Stop(container(5))]);
+    apply([1, 2, 3, 4].map(|n| Change::Ready(container(n))).into());
+    apply(vec![start(5, 1, 3, 1), Change::Ready(container(5)), Change::Fail(container(4))]);
+    apply(vec![Change::Fail(container(2)), start(6, 1, 2, 3), Change::Ready(container(6)), Change::Stop(container(5))]);
     let mut moved = node(3, keys[2].public_key());
     moved.underlay.set_port(51_821);
     moved.underlay_mtu = 1400;

@@ -2,18 +2,17 @@
 
 mod attempt;
 mod holds;
+mod problems;
 
-use core::fmt;
-use core::time::Duration;
 use std::collections::BTreeMap;
-use std::error::Error as StdError;
 
 use pn_core::backend::Observed;
 use pn_core::{BackendError, ErrorKind, Followed, Generation, NodeId, NodePlan, Report, Stage, Timestamp, ZoneSet};
 
 use self::holds::Hold;
+use self::problems::Problem;
 use super::options::{AgentOptions, Leave};
-use super::status::{AgentStatus, Failure, Phase, Stale};
+use super::status::{AgentStatus, Phase, Stale};
 
 /// Decides what an agent does. Whoever owns one tells it what happened (`on_…`) with the time, and then
 ///
@@ -99,29 +98,6 @@ struct Server {
     /// What it is being told.
     pending: Option<ZoneSet>,
 }
-
-#[derive(Debug, Clone)]
-struct Problem {
-    object: String,
-    error: BackendError,
-}
-
-impl From<BackendError> for Problem {
-    fn from(error: BackendError) -> Self {
-        Self { object: error.object().to_owned(), error }
-    }
-}
-
-#[derive(Debug)]
-struct TimedOut(Duration);
-
-impl fmt::Display for TimedOut {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no answer within {:?}", self.0)
-    }
-}
-
-impl StdError for TimedOut {}
 
 impl Machine {
     /// Makes the machine of a node's agent for a data plane with this name and so many name servers.
@@ -271,25 +247,24 @@ impl Machine {
         if self.deadline.is_none_or(|deadline| now < deadline) {
             return;
         }
-        let late = |operation, object: &dyn fmt::Display, after| {
-            BackendError::new(ErrorKind::Io, operation, object).with_source(TimedOut(after))
-        };
-        let generation = format!("generation {}", self.current_generation());
+        let generation =
+            format!("generation {}", self.current.as_ref().map_or(Generation::ZERO, |plan| plan.generation));
+        let late = |operation, object: &str| BackendError::new(ErrorKind::TimedOut, operation, object);
         match self.step {
             Step::Idle => {}
             Step::Draining => {
                 self.is_drained = true;
                 self.apply(now);
             }
-            Step::Applying => self.take_applied(now, vec![late("apply", &generation, self.options.apply_timeout)]),
+            Step::Applying => self.take_applied(now, vec![late("apply", &generation)]),
             Step::Finding | Step::Inspecting | Step::Comparing => {
-                self.on_observed(now, Err(late("observe", &"the data plane", self.options.apply_timeout)));
+                self.on_observed(now, Err(late("observe", "the data plane")));
             }
             Step::Withdrawing | Step::Announcing => {
                 let silent = self.servers.iter_mut().enumerate();
                 let silent = silent.filter_map(|(number, server)| Some((number, server.pending.take()?)));
                 for (number, set) in silent.collect::<Vec<_>>() {
-                    let error = late("publish", &generation, self.options.publish_timeout);
+                    let error = late("publish", &generation);
                     self.take_published(number, set, vec![error]);
                 }
                 self.after_publishing(now);
@@ -309,14 +284,6 @@ impl Machine {
         self.status.wanted = Some(plan.generation);
         self.wanted = Some(plan);
         self.judge();
-    }
-
-    fn refuse(&mut self, now: Timestamp, problem: Problem) {
-        let object = problem.object.clone();
-        self.note(now, problem);
-        if let Some(before) = self.refused.replace(object.clone()).filter(|before| *before != object) {
-            self.status.failures.remove(&before);
-        }
     }
 
     fn check(&self, plan: &NodePlan) -> Result<(), BackendError> {
@@ -367,38 +334,4 @@ impl Machine {
         let since = self.status.stale.as_ref().map_or(now, |stale| stale.since);
         self.status.stale = Some(Stale { since, why });
     }
-
-    fn current_generation(&self) -> Generation {
-        self.current.as_ref().map(|plan| plan.generation).unwrap_or_default()
-    }
-
-    /// Puts what failed in the last attempt into the status, in the place of what failed before.
-    fn tell_problems(&mut self, now: Timestamp) {
-        let refused = self.refused.as_ref();
-        let still = |object: &String| self.problems.iter().any(|problem| problem.object == *object);
-        self.status.failures.retain(|object, _| still(object) || refused == Some(object));
-        for problem in self.problems.clone() {
-            self.note(now, problem);
-        }
-    }
-
-    fn note(&mut self, now: Timestamp, Problem { object, error }: Problem) {
-        let first = Failure { kind: error.kind(), message: String::new(), since: now, attempts: 0 };
-        let failure = self.status.failures.entry(object).or_insert(first);
-        failure.kind = error.kind();
-        failure.message = message(&error);
-        failure.attempts = failure.attempts.saturating_add(1);
-    }
-}
-
-/// Writes an error with its causes.
-fn message(error: &BackendError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

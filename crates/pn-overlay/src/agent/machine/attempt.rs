@@ -5,7 +5,8 @@ use core::time::Duration;
 use pn_core::backend::Observed;
 use pn_core::{BackendError, Stage, Timestamp, ZoneSet};
 
-use super::{Machine, Problem, Server, Step, Task};
+use super::problems::Problem;
+use super::{Machine, Server, Step, Task};
 use crate::agent::status::Phase;
 use crate::agent::ways;
 
@@ -67,13 +68,11 @@ impl Machine {
             let Some(mut set) = set else { continue };
             // Once the names of a generation were settled, what is called meanwhile is refused as older. An earlier agent may
             // have settled them.
-            let tried = server.tried.filter(|(generation, _)| *generation == set.generation);
-            let tried = if server.tried.is_none() {
-                Stage::Settled
-            } else {
-                tried.map_or(Stage::Meanwhile, |(_, stage)| stage)
-            };
-            set.stage = set.stage.max(tried);
+            match server.tried {
+                None => set.stage = Stage::Settled,
+                Some((generation, stage)) if generation == set.generation => set.stage = set.stage.max(stage),
+                Some(_) => {}
+            }
             server.tried = server.tried.max(Some((set.generation, set.stage)));
             server.pending = Some(set.clone());
             to_publish.push((number, set));
@@ -92,9 +91,7 @@ impl Machine {
         if let Some(server) = self.servers.get_mut(number) {
             server.take(set, self.step, certainty);
         }
-        let problem =
-            |error: BackendError| Problem { object: format!("name server {number}: {}", error.object()), error };
-        self.problems.extend(failures.into_iter().map(problem));
+        self.problems.extend(failures.into_iter().map(|error| Problem::of_server(number, error)));
     }
 
     /// Goes on when every name server has answered.
@@ -153,11 +150,9 @@ impl Machine {
 
     fn announce(&mut self, now: Timestamp, set: impl Fn(&ZoneSet) -> ZoneSet) {
         let nothing = ZoneSet::default();
-        let is_held = !self.holds.is_empty();
         let sets = self.servers.iter().map(|server| {
             let published = server.published.as_ref().unwrap_or(&nothing);
             let set = set(published);
-            let set = if is_held { meanwhile(set) } else { set };
             (!server.is_certain || *published != set).then_some(set)
         });
         let sets = sets.collect();
