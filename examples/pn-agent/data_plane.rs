@@ -12,13 +12,13 @@ use crate::{Backend, Error};
 
 /// The node's data plane.
 #[derive(Debug, Clone)]
-pub enum DataPlane {
+pub(crate) enum DataPlane {
     /// In this process.
     Userspace(UserspaceBackend),
 }
 
 impl DataPlane {
-    pub async fn build(
+    pub(crate) async fn build(
         backend: Backend,
         node: NodeId,
         underlay: SocketAddr,
@@ -38,28 +38,28 @@ impl DataPlane {
         }
     }
 
-    pub fn overlay(&self) -> Arc<dyn OverlayBackend> {
+    pub(crate) fn overlay(&self) -> Arc<dyn OverlayBackend> {
         match self {
             Self::Userspace(backend) => Arc::new(backend.clone()),
         }
     }
 
     /// Gives a container an interface in a network namespace.
-    pub async fn attach(&self, container: ContainerId, netns: &Path) -> Result<(), BackendError> {
+    pub(crate) async fn attach(&self, container: ContainerId, netns: &Path) -> Result<(), BackendError> {
         match self {
             Self::Userspace(backend) => backend.attach(container, TunPort::in_netns(netns)).await,
         }
     }
 
     /// Says how packets are protected.
-    pub const fn encryption(&self) -> &'static str {
+    pub(crate) const fn encryption(&self) -> &'static str {
         match self {
             Self::Userspace(_) => "WireGuard in this process (boringtun)",
         }
     }
 
     /// Returns how many packets were dropped, by reason.
-    pub fn dropped(&self) -> impl Iterator<Item = (String, u64)> {
+    pub(crate) fn dropped(&self) -> impl Iterator<Item = (String, u64)> {
         let drops = match self {
             Self::Userspace(backend) => backend.drops(),
         };

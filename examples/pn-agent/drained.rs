@@ -13,21 +13,26 @@ use tracing::{debug, info};
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Removes the node's containers that have drained, now and from now on.
-pub async fn run(registry: Registry, plans: watch::Receiver<Option<NodePlan>>) {
+pub(crate) async fn run(registry: Registry, plans: watch::Receiver<Option<NodePlan>>) {
     loop {
         sleep(EVERY).await;
         let Some(plan) = plans.borrow().clone() else { continue };
-        // Only what drains or starts has a way and no name.
-        let unnamed = plan.networks.values().flat_map(|network| {
-            let ours = network.endpoints.iter().filter(|endpoint| endpoint.node == plan.node);
-            ours.filter(|endpoint| !network.is_named(endpoint)).map(|endpoint| endpoint.container)
-        });
-        for container in unnamed {
+        for container in unnamed(&plan) {
             if let Err(error) = remove(&registry, &plan, container).await {
                 debug!(%container, %error, "it is removed later");
             }
         }
     }
+}
+
+/// Lists the node's containers that have a way and no name: they drain or start.
+fn unnamed(plan: &NodePlan) -> Vec<ContainerId> {
+    let mut unnamed = Vec::new();
+    for network in plan.networks.values() {
+        let ours = network.endpoints.iter().filter(|endpoint| endpoint.node == plan.node);
+        unnamed.extend(ours.filter(|endpoint| !network.is_named(endpoint)).map(|endpoint| endpoint.container));
+    }
+    unnamed
 }
 
 async fn remove(registry: &Registry, plan: &NodePlan, container: ContainerId) -> Result<(), RegistryError> {

@@ -17,7 +17,12 @@ use crate::data_plane::DataPlane;
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Makes the interfaces that are wanted, now and from now on.
-pub async fn run(registry: Registry, node: NodeId, data_plane: DataPlane, applied: watch::Receiver<AgentStatus>) {
+pub(crate) async fn run(
+    registry: Registry,
+    node: NodeId,
+    data_plane: DataPlane,
+    applied: watch::Receiver<AgentStatus>,
+) {
     let mut made = BTreeMap::new();
     loop {
         if let Err(error) = follow(&registry, node, &data_plane, &applied, &mut made).await {
@@ -39,7 +44,8 @@ async fn follow(
     let mut changes = interface::watch(store, node, revision.next()).await?;
     loop {
         made.retain(|container, _| wanted.contains_key(container));
-        let new: Vec<_> = wanted.iter().filter(|(id, _)| !made.contains_key(*id)).map(|(id, it)| (*id, it.clone())).collect();
+        let new: Vec<_> =
+            wanted.iter().filter(|(id, _)| !made.contains_key(*id)).map(|(id, it)| (*id, it.clone())).collect();
         let tasks = new.into_iter().map(|(container, interface)| {
             let (registry, data_plane, applied) = (registry.clone(), data_plane.clone(), applied.clone());
             tokio::spawn(async move {
@@ -79,7 +85,7 @@ async fn make(
             match data_plane.attach(container, &interface.netns).await {
                 // It is not in the applied plan yet, or not any more.
                 Err(error) if error.kind() == ErrorKind::NotFound && interface.netns.exists() => (),
-                result => return result.map_err(|error| chain(&error)),
+                result => return result.map_err(|error| pn_examples::chain(&error)),
             }
             if applied.changed().await.is_err() {
                 return Err("the agent is stopping".to_owned());
@@ -105,14 +111,9 @@ async fn make(
                 return Ok(false);
             }
             Err(RegistryError::Store(error)) => return Err(error),
-            Err(error) => Progress::Failed(chain(&error)),
+            Err(error) => Progress::Failed(pn_examples::chain(&error)),
         };
         interface::report(store, node, container, interface, progress).await?;
     }
     Ok(true)
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let sources = std::iter::successors(Some(error), |error| error.source());
-    sources.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

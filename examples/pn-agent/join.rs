@@ -11,15 +11,15 @@ use crate::Error;
 
 /// What the node is to be.
 #[derive(Debug)]
-pub struct Wanted {
-    pub label: Label,
-    pub underlay: SocketAddr,
-    pub underlay_mtu: u16,
-    pub public_key: PublicKey,
+pub(crate) struct Wanted {
+    pub(crate) label: Label,
+    pub(crate) underlay: SocketAddr,
+    pub(crate) underlay_mtu: u16,
+    pub(crate) public_key: PublicKey,
 }
 
 /// Returns the node as it is recorded under its name, brought up to date, or a new one.
-pub async fn find_or_plan(registry: &Registry, wanted: &Wanted) -> Result<Node, Error> {
+pub(crate) async fn find_or_plan(registry: &Registry, wanted: &Wanted) -> Result<Node, Error> {
     let state = registry.state().await?;
     let mut named = state.nodes().filter(|node| node.label == wanted.label);
     let mut node = match (named.next(), named.next()) {
@@ -41,7 +41,12 @@ pub async fn find_or_plan(registry: &Registry, wanted: &Wanted) -> Result<Node, 
 }
 
 /// Takes the node's place.
-pub async fn join(registry: &Registry, mut node: Node, wanted: &Wanted, lease: Duration) -> Result<Session, Error> {
+pub(crate) async fn join(
+    registry: &Registry,
+    mut node: Node,
+    wanted: &Wanted,
+    lease: Duration,
+) -> Result<Session, Error> {
     loop {
         match registry.join(node.clone(), lease).await {
             // Another new node was faster with the tunnel address.

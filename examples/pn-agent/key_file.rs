@@ -15,7 +15,7 @@ use crate::Error;
 /// Reads the key, or makes it where there is none yet.
 ///
 /// The file holds it as WireGuard's tools do: Base64, and a line feed.
-pub fn load_or_make(path: &Path) -> Result<PrivateKey, Error> {
+pub(crate) fn load_or_make(path: &Path) -> Result<PrivateKey, Error> {
     let shown = path.display();
     match File::open(path) {
         Ok(file) => read(file).map_err(|why| format!("key file {shown} {why}").into()),
@@ -29,15 +29,17 @@ pub fn load_or_make(path: &Path) -> Result<PrivateKey, Error> {
     }
 }
 
-fn read(mut file: File) -> Result<PrivateKey, String> {
+fn read(file: File) -> Result<PrivateKey, String> {
     let metadata = file.metadata().map_err(|error| error.to_string())?;
     let mode = metadata.mode() & 0o777;
     if mode & 0o077 != 0 {
-        return Err(format!("may be read by others (mode {mode:04o}): `chmod 600` it, and make a new key if one may have"));
+        return Err(format!(
+            "may be read by others (mode {mode:04o}): `chmod 600` it, and make a new key if one may have"
+        ));
     }
     let mut text = Zeroizing::new(String::new());
     // More than a key and a line feed is not one.
-    file.by_ref().take(64).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    file.take(64).read_to_string(&mut text).map_err(|error| error.to_string())?;
     let mut octets = Zeroizing::new([0; 33]);
     let decoded = STANDARD.decode_slice(text.trim_end(), &mut *octets);
     match (decoded, octets.first_chunk()) {

@@ -28,7 +28,7 @@ use tracing_subscriber::EnvFilter;
 use crate::data_plane::DataPlane;
 
 /// What the agent can end with.
-pub type Error = Box<dyn StdError + Send + Sync>;
+pub(crate) type Error = Box<dyn StdError + Send + Sync>;
 
 /// Keeps one node's data plane and names what the store says they are. One runs on every node.
 #[derive(Debug, Parser)]
@@ -80,8 +80,7 @@ async fn main() -> ExitCode {
     match run(options).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let sources = std::iter::successors(Some(&*error as &dyn StdError), |error| error.source());
-            eprintln!("error: {}", sources.map(ToString::to_string).collect::<Vec<_>>().join(": "));
+            eprintln!("error: {}", pn_examples::chain(&*error));
             ExitCode::FAILURE
         }
     }
@@ -151,7 +150,7 @@ async fn run(options: Options) -> Result<(), Error> {
 
 /// Tells the service manager, where one wants to know.
 fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
+    if let Err(error) = sd_notify::notify(false, states) {
         warn!(%error, "the service manager cannot be told");
     }
 }

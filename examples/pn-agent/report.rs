@@ -17,13 +17,13 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// A source that shows the last plan to others, too.
 #[derive(Debug)]
-pub struct Shown<S> {
+pub(crate) struct Shown<S> {
     source: S,
     last: watch::Sender<Option<NodePlan>>,
 }
 
 /// Makes a source whose last plan can be seen.
-pub fn shown<S: PlanSource>(source: S) -> (Shown<S>, watch::Receiver<Option<NodePlan>>) {
+pub(crate) fn shown<S: PlanSource>(source: S) -> (Shown<S>, watch::Receiver<Option<NodePlan>>) {
     let (last, plans) = watch::channel(None);
     (Shown { source, last }, plans)
 }
@@ -40,7 +40,7 @@ impl<S: PlanSource> PlanSource for Shown<S> {
 }
 
 /// Reports whenever something changed, and every second.
-pub async fn run(
+pub(crate) async fn run(
     mut reporter: Reporter,
     mut agent: watch::Receiver<AgentStatus>,
     plans: watch::Receiver<Option<NodePlan>>,
@@ -68,8 +68,7 @@ fn node_status(agent: &AgentStatus, data_plane: &DataPlane) -> NodeStatus {
     let generation = agent.held.values().map(|held| held.generation).max();
     status.held = generation.map(|generation| Held { generation, reason });
     status.stale_since = agent.stale.as_ref().map(|stale| stale.since);
-    status.failures =
-        agent.failures.iter().map(|(object, failure)| format!("{object}: {}", failure.message)).collect();
+    status.failures = agent.failures.iter().map(|(object, failure)| format!("{object}: {}", failure.message)).collect();
     status.counters = data_plane.dropped().filter(|(_, count)| *count > 0).collect();
     status.counters.insert("repairs".to_owned(), agent.repairs);
     status

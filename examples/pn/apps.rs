@@ -12,7 +12,7 @@ use crate::cli::Format;
 use crate::lookup::{self, Lookup};
 use crate::output::{self, List};
 
-pub async fn list(lookup: &Lookup<'_>, format: Format, out: &mut impl Write) -> Result<(), Error> {
+pub(crate) async fn list(lookup: &Lookup<'_>, format: Format, out: &mut impl Write) -> Result<(), Error> {
     let state = lookup.state().await?;
     let columns =
         [("Name", "name"), ("ID", "id"), ("Project", "project"), ("Formation", "formation"), ("Hosting", "hosting")];
@@ -27,7 +27,7 @@ pub async fn list(lookup: &Lookup<'_>, format: Format, out: &mut impl Write) -> 
     Ok(List::new(columns, rows).print(format, out)?)
 }
 
-pub async fn create(
+pub(crate) async fn create(
     registry: &Registry,
     lookup: &Lookup<'_>,
     name: Label,
@@ -44,20 +44,20 @@ pub async fn create(
     Ok(writeln!(out, "{id}")?)
 }
 
-pub async fn destroy(registry: &Registry, lookup: &Lookup<'_>) -> Result<(), Error> {
+pub(crate) async fn destroy(registry: &Registry, lookup: &Lookup<'_>) -> Result<(), Error> {
     let (_, app) = lookup.app().await?;
     registry.apply(Change::RemoveApp(app.id)).await?;
     Ok(())
 }
 
-pub async fn migrate(registry: &Registry, lookup: &Lookup<'_>, project: &str) -> Result<(), Error> {
+pub(crate) async fn migrate(registry: &Registry, lookup: &Lookup<'_>, project: &str) -> Result<(), Error> {
     let project = lookup::project(&lookup.state().await?, project)?.id;
     let (_, app) = lookup.app().await?;
     registry.apply(Change::MoveApp { app: app.id, project }).await?;
     Ok(())
 }
 
-pub async fn scale(
+pub(crate) async fn scale(
     registry: &Registry,
     lookup: &Lookup<'_>,
     formation: &[Formation],
@@ -72,7 +72,7 @@ pub async fn scale(
     Ok(writeln!(out, "{scaled}")?)
 }
 
-pub async fn containers(lookup: &Lookup<'_>, format: Format, out: &mut impl Write) -> Result<(), Error> {
+pub(crate) async fn containers(lookup: &Lookup<'_>, format: Format, out: &mut impl Write) -> Result<(), Error> {
     let (state, app) = lookup.app().await?;
     let columns = [("Name", "name"), ("Status", "status"), ("Address", "address"), ("Node", "node"), ("ID", "id")];
     let network = state.network_of(app.project).map(|network| network.id);
@@ -95,7 +95,7 @@ pub async fn containers(lookup: &Lookup<'_>, format: Format, out: &mut impl Writ
     Ok(List::new(columns, rows).print(format, out)?)
 }
 
-pub async fn domain_names(
+pub(crate) async fn domain_names(
     lookup: &Lookup<'_>,
     page: u32,
     per_page: u32,

@@ -8,24 +8,24 @@ use pn_core::{ContainerId, ContainerType, Families, Formation, Label, Subnet};
 /// Works with projects, apps and their private networks.
 #[derive(Debug, Parser)]
 #[command(name = "pn", version, max_term_width = 100, after_help = EXAMPLES)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// Where the state is kept: sqlite:PATH, or etcd://[USER:PASSWORD@]HOST:PORT[,HOST:PORT]/PREFIX. By default a file in the
     /// user's data directory.
     #[arg(long, env = "PN_STORE", global = true, hide_env_values = true)]
-    pub store: Option<String>,
+    pub(crate) store: Option<String>,
     /// The app, by name or id; also before the command.
     #[arg(short, long, global = true)]
-    pub app: Option<String>,
+    pub(crate) app: Option<String>,
     /// How lists are printed.
     #[arg(long, global = true, default_value = "table")]
-    pub format: Format,
+    pub(crate) format: Format,
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 /// How a list is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// For people.
     Table,
     /// For programs.
@@ -34,7 +34,7 @@ pub enum Format {
 
 #[derive(Debug, Subcommand)]
 #[command(disable_help_subcommand = true)]
-pub enum Command {
+pub(crate) enum Command {
     /// List the projects.
     Projects,
     /// Add a project.
@@ -154,45 +154,45 @@ pub enum Command {
 }
 
 #[derive(Debug, Args)]
-pub struct Enable {
+pub(crate) struct Enable {
     /// The project, by name or id.
-    pub name: String,
+    pub(crate) name: String,
     /// Who accepts the terms of private networking.
     #[arg(long, value_name = "WHO")]
-    pub accept_terms: Label,
+    pub(crate) accept_terms: Label,
     /// Which version of the terms.
     #[arg(long, default_value = "beta")]
-    pub terms_version: Label,
+    pub(crate) terms_version: Label,
     /// Where addresses come from; 10.240.0.0/22 by default.
     #[arg(long)]
-    pub subnet: Option<Subnet>,
+    pub(crate) subnet: Option<Subnet>,
     /// Give containers IPv6 addresses, too.
     #[arg(long)]
     pub ipv6: bool,
 }
 
 impl Enable {
-    pub fn families(&self) -> Families {
+    pub(crate) fn families(&self) -> Families {
         if self.ipv6 { Families::DualStack } else { Families::Ipv4 }
     }
 }
 
 #[derive(Debug, Args)]
-pub struct Start {
+pub(crate) struct Start {
     /// Its type, as in the app's formation.
-    pub container_type: ContainerType,
+    pub(crate) container_type: ContainerType,
     /// The node it runs on, by name or id.
     #[arg(long)]
-    pub node: String,
+    pub(crate) node: String,
     /// Its number; the smallest that is free by default.
     #[arg(long)]
-    pub index: Option<u32>,
+    pub(crate) index: Option<u32>,
     /// The network namespace that gets an interface for it, for example /run/netns/web-1.
     #[arg(long)]
-    pub netns: Option<PathBuf>,
+    pub(crate) netns: Option<PathBuf>,
     /// Return before the container is ready, which `pn ready` then says.
     #[arg(long)]
-    pub no_wait: bool,
+    pub(crate) no_wait: bool,
 }
 
 const EXAMPLES: &str = "\
@@ -207,7 +207,7 @@ Errors go to standard error; the status is 1 for an error and 2 for a wrong comm
 
 impl Command {
     /// Returns whether the command is about one app.
-    pub fn needs_app(&self) -> bool {
+    pub(crate) fn needs_app(&self) -> bool {
         matches!(
             self,
             Self::Destroy

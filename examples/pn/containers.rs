@@ -18,7 +18,7 @@ use crate::output;
 /// How long an agent may take to make an interface, and nodes to answer a name.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub async fn start(
+pub(crate) async fn start(
     registry: &Registry,
     lookup: &Lookup<'_>,
     start: Start,
@@ -54,7 +54,9 @@ pub async fn start(
     let environment: Vec<(String, String)> = environment.collect();
     let shown = match format {
         Format::Table => json!(environment.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()),
-        Format::Json => Value::Object(Map::from_iter(environment.into_iter().map(|(name, value)| (name, json!(value))))),
+        Format::Json => {
+            Value::Object(Map::from_iter(environment.into_iter().map(|(name, value)| (name, json!(value)))))
+        }
     };
     let fields = [
         ("ID", "id", json!(container.to_string())),
@@ -100,10 +102,13 @@ async fn wait_until_it_answers(
 
 /// Refuses a path that is no network namespace.
 fn check_netns(path: &Path) -> Result<(), Error> {
-    let found = rustix::fs::statfs(path).map_err(|error| format!("no network namespace at {}: {error}", path.display()))?;
+    let found =
+        rustix::fs::statfs(path).map_err(|error| format!("no network namespace at {}: {error}", path.display()))?;
     // NSFS_MAGIC of the kernel's linux/magic.h.
     if found.f_type != 0x6e73_6673 {
-        return Err(format!("{} is not a network namespace: give a path such as /run/netns/NAME", path.display()).into());
+        return Err(
+            format!("{} is not a network namespace: give a path such as /run/netns/NAME", path.display()).into()
+        );
     }
     Ok(())
 }
@@ -111,7 +116,11 @@ fn check_netns(path: &Path) -> Result<(), Error> {
 /// Finds the smallest number of a type that no live container has.
 fn free_index(state: &State, app: &pn_core::App, start: &Start) -> Result<u32, Error> {
     let Some((container_type, count)) = app.formation.declared(&start.container_type) else {
-        return Err(format!("app {} has no type {}: `pn scale {}:1` declares it", app.label, start.container_type, start.container_type).into());
+        return Err(format!(
+            "app {} has no type {}: `pn scale {}:1` declares it",
+            app.label, start.container_type, start.container_type
+        )
+        .into());
     };
     let network = state.network_of(app.project).map(|network| network.id);
     let is_of_type = |slot: &Slot| slot.app() == app.id && slot.container_type() == *container_type;
@@ -126,7 +135,7 @@ fn free_index(state: &State, app: &pn_core::App, start: &Start) -> Result<u32, E
     })
 }
 
-pub async fn ready(registry: &Registry, container: ContainerId) -> Result<(), Error> {
+pub(crate) async fn ready(registry: &Registry, container: ContainerId) -> Result<(), Error> {
     let applied = registry.apply(Change::Ready(container)).await?;
     if let Some(network) = applied.network_of_container(container) {
         registry.synced(applied.revision(), network, PATIENCE).await?;
@@ -134,17 +143,22 @@ pub async fn ready(registry: &Registry, container: ContainerId) -> Result<(), Er
     Ok(())
 }
 
-pub async fn stop(registry: &Registry, container: ContainerId) -> Result<(), Error> {
+pub(crate) async fn stop(registry: &Registry, container: ContainerId) -> Result<(), Error> {
     registry.apply(Change::Stop(container)).await?;
     Ok(())
 }
 
-pub async fn fail(registry: &Registry, container: ContainerId) -> Result<(), Error> {
+pub(crate) async fn fail(registry: &Registry, container: ContainerId) -> Result<(), Error> {
     registry.apply(Change::Fail(container)).await?;
     Ok(())
 }
 
-pub async fn resolve(registry: &Registry, name: Name, format: Format, out: &mut impl Write) -> Result<(), Error> {
+pub(crate) async fn resolve(
+    registry: &Registry,
+    name: Name,
+    format: Format,
+    out: &mut impl Write,
+) -> Result<(), Error> {
     let no_such_name = || format!("there is no name {name}");
     let project = registry.project_of_app(name.app_id()).await.map_err(|_| no_such_name())?;
     let plan = registry.project(project).await?.plan();

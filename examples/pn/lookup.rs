@@ -7,22 +7,22 @@ use crate::Error;
 
 /// Finds what people call by a name or an id.
 #[derive(Debug)]
-pub struct Lookup<'a> {
+pub(crate) struct Lookup<'a> {
     registry: &'a Registry,
     app: Option<String>,
 }
 
 impl<'a> Lookup<'a> {
-    pub fn new(registry: &'a Registry, app: Option<String>) -> Self {
+    pub(crate) fn new(registry: &'a Registry, app: Option<String>) -> Self {
         Self { registry, app }
     }
 
-    pub async fn state(&self) -> Result<State, Error> {
+    pub(crate) async fn state(&self) -> Result<State, Error> {
         Ok(self.registry.state().await?)
     }
 
     /// Finds the app that the command is for, in its project.
-    pub async fn app(&self) -> Result<(State, App), Error> {
+    pub(crate) async fn app(&self) -> Result<(State, App), Error> {
         let name = self.app.as_deref().ok_or("which app? --app NAME")?;
         let state = match name.parse::<AppId>() {
             Ok(id) => {
@@ -31,22 +31,23 @@ impl<'a> Lookup<'a> {
             }
             Err(_) => self.state().await?,
         };
-        let app = one("app", name, state.apps(), |app| app.id.to_string() == name || app.label.as_str() == name)?.clone();
+        let app =
+            one("app", name, state.apps(), |app| app.id.to_string() == name || app.label.as_str() == name)?.clone();
         Ok((state, app))
     }
 }
 
-pub fn project<'s>(state: &'s State, name: &str) -> Result<&'s Project, Error> {
+pub(crate) fn project<'s>(state: &'s State, name: &str) -> Result<&'s Project, Error> {
     let is_it = |project: &Project| project.id.to_string() == name || project.label.as_str() == name;
     one("project", name, state.projects(), is_it)
 }
 
-pub fn node<'s>(state: &'s State, name: &str) -> Result<&'s Node, Error> {
+pub(crate) fn node<'s>(state: &'s State, name: &str) -> Result<&'s Node, Error> {
     one("node", name, state.nodes(), |node| node.id.to_string() == name || node.label.as_str() == name)
 }
 
 /// Refuses a name that is taken: names are how people tell things apart.
-pub fn refuse_taken<T>(
+pub(crate) fn refuse_taken<T>(
     what: &str,
     name: &str,
     all: impl Iterator<Item = T>,
@@ -59,7 +60,7 @@ pub fn refuse_taken<T>(
 }
 
 /// Returns the label of a project, or its id where it is not known.
-pub fn project_label(state: &State, id: ProjectId) -> String {
+pub(crate) fn project_label(state: &State, id: ProjectId) -> String {
     state.project(id).map_or_else(|| id.to_string(), |project| project.label.to_string())
 }
 

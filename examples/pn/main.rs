@@ -24,7 +24,7 @@ use crate::cli::{Cli, Command};
 use crate::lookup::Lookup;
 
 /// What a command can end with.
-pub type Error = Box<dyn StdError + Send + Sync>;
+pub(crate) type Error = Box<dyn StdError + Send + Sync>;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -35,7 +35,7 @@ async fn main() -> ExitCode {
     match run(cli).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", chain(&*error));
+            eprintln!("error: {}", pn_examples::chain(&*error));
             ExitCode::FAILURE
         }
     }
@@ -94,10 +94,4 @@ fn default_store() -> Result<String, Error> {
     let path = dir.join("state.sqlite");
     let path = path.to_str().ok_or_else(|| format!("{} is not UTF-8: give --store sqlite:PATH", path.display()))?;
     Ok(format!("sqlite:{path}"))
-}
-
-/// Returns what went wrong, and why, and why that.
-fn chain(error: &(dyn StdError + 'static)) -> String {
-    let sources = std::iter::successors(Some(error), |error| error.source());
-    sources.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

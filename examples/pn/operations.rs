@@ -14,7 +14,12 @@ use crate::cli::Format;
 use crate::lookup::{self, Lookup};
 use crate::output::List;
 
-pub async fn nodes(registry: &Registry, lookup: &Lookup<'_>, format: Format, out: &mut impl Write) -> Result<(), Error> {
+pub(crate) async fn nodes(
+    registry: &Registry,
+    lookup: &Lookup<'_>,
+    format: Format,
+    out: &mut impl Write,
+) -> Result<(), Error> {
     let (state, statuses) = (lookup.state().await?, registry.statuses().await?);
     let columns = [
         ("Name", "name"),
@@ -47,7 +52,7 @@ pub async fn nodes(registry: &Registry, lookup: &Lookup<'_>, format: Format, out
     Ok(List::new(columns, rows).print(format, out)?)
 }
 
-pub async fn plan(
+pub(crate) async fn plan(
     registry: &Registry,
     lookup: &Lookup<'_>,
     node: &str,
@@ -63,7 +68,7 @@ pub async fn plan(
     Ok(())
 }
 
-pub async fn status(
+pub(crate) async fn status(
     registry: &Registry,
     lookup: &Lookup<'_>,
     format: Format,
@@ -103,7 +108,7 @@ pub async fn status(
     Ok(List::new(columns, rows).print(format, out)?)
 }
 
-pub async fn confirm(
+pub(crate) async fn confirm(
     registry: &Registry,
     lookup: &Lookup<'_>,
     only: Option<String>,
@@ -128,7 +133,7 @@ pub async fn confirm(
     Ok(())
 }
 
-pub async fn backup(registry: &Registry, path: &Path, out: &mut impl Write) -> Result<(), Error> {
+pub(crate) async fn backup(registry: &Registry, path: &Path, out: &mut impl Write) -> Result<(), Error> {
     let refuse = |error| format!("cannot write {}: {error}", path.display());
     let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(refuse)?;
     let mut file = BufWriter::new(file);
@@ -137,18 +142,22 @@ pub async fn backup(registry: &Registry, path: &Path, out: &mut impl Write) -> R
     Ok(writeln!(out, "{} records of generation {}", summary.records, summary.generation)?)
 }
 
-pub async fn restore(registry: &Registry, path: &Path, out: &mut impl Write) -> Result<(), Error> {
+pub(crate) async fn restore(registry: &Registry, path: &Path, out: &mut impl Write) -> Result<(), Error> {
     let file = File::open(path).map_err(|error| format!("cannot open {}: {error}", path.display()))?;
     let summary = registry.restore(&mut BufReader::new(file)).await?;
     let (written, records) = (summary.written, summary.records);
     Ok(writeln!(out, "{written} of {records} records written, of generation {}", summary.generation)?)
 }
 
-pub async fn rebuild(registry: &Registry, confirm: bool, out: &mut impl Write) -> Result<(), Error> {
+pub(crate) async fn rebuild(registry: &Registry, confirm: bool, out: &mut impl Write) -> Result<(), Error> {
     let rebuild = registry.recall(PATIENCE).await?;
     rebuild.missing.iter().try_for_each(|record| writeln!(out, "+ {}", record.to_json()))?;
     let (answered, silent) = (rebuild.answered.len(), rebuild.silent.len());
-    writeln!(out, "{} records are missing, as {answered} nodes say; {silent} are alive and silent", rebuild.missing.len())?;
+    writeln!(
+        out,
+        "{} records are missing, as {answered} nodes say; {silent} are alive and silent",
+        rebuild.missing.len()
+    )?;
     if confirm {
         writeln!(out, "{} records written", registry.rebuild(rebuild).await?)?;
     }

@@ -9,17 +9,17 @@ use crate::cli::Format;
 
 /// Rows of values under columns, each with a title for people and a key for programs.
 #[derive(Debug)]
-pub struct List<const N: usize> {
+pub(crate) struct List<const N: usize> {
     columns: [(&'static str, &'static str); N],
     rows: Vec<[Value; N]>,
 }
 
 impl<const N: usize> List<N> {
-    pub fn new(columns: [(&'static str, &'static str); N], rows: impl IntoIterator<Item = [Value; N]>) -> Self {
+    pub(crate) fn new(columns: [(&'static str, &'static str); N], rows: impl IntoIterator<Item = [Value; N]>) -> Self {
         Self { columns, rows: rows.into_iter().collect() }
     }
 
-    pub fn print(self, format: Format, out: &mut impl Write) -> io::Result<()> {
+    pub(crate) fn print(self, format: Format, out: &mut impl Write) -> io::Result<()> {
         match format {
             Format::Table => {
                 let rows = self.rows.iter().map(|row| row.each_ref().map(text));
@@ -35,7 +35,7 @@ impl<const N: usize> List<N> {
 }
 
 /// Prints one object: a line for each of its fields, or JSON.
-pub fn object<const N: usize>(
+pub(crate) fn object<const N: usize>(
     fields: [(&'static str, &'static str, Value); N],
     format: Format,
     out: &mut impl Write,
@@ -56,7 +56,7 @@ pub fn object<const N: usize>(
 }
 
 /// Prints a page of names as the product does.
-pub fn names(page: &pn_core::Page<(String, String)>, format: Format, out: &mut impl Write) -> io::Result<()> {
+pub(crate) fn names(page: &pn_core::Page<(String, String)>, format: Format, out: &mut impl Write) -> io::Result<()> {
     match format {
         Format::Table => {
             let rows = page.items.iter().map(|(container_type, name)| [container_type.clone(), name.clone()]);

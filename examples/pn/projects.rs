@@ -12,10 +12,9 @@ use crate::cli::{Enable, Format};
 use crate::lookup::{self, Lookup};
 use crate::output::{self, List};
 
-pub async fn list(lookup: &Lookup<'_>, format: Format, out: &mut impl Write) -> Result<(), Error> {
+pub(crate) async fn list(lookup: &Lookup<'_>, format: Format, out: &mut impl Write) -> Result<(), Error> {
     let state = lookup.state().await?;
-    let columns =
-        [("Name", "name"), ("ID", "id"), ("Private network", "private_network_id"), ("Apps", "apps")];
+    let columns = [("Name", "name"), ("ID", "id"), ("Private network", "private_network_id"), ("Apps", "apps")];
     let rows = state.projects().map(|project| {
         let network = state.network_of(project.id).map(|network| network.id.to_string());
         [json!(project.label.as_str()), id(project), json!(network), json!(state.apps_of(project.id).count())]
@@ -23,7 +22,12 @@ pub async fn list(lookup: &Lookup<'_>, format: Format, out: &mut impl Write) -> 
     Ok(List::new(columns, rows).print(format, out)?)
 }
 
-pub async fn add(registry: &Registry, lookup: &Lookup<'_>, name: Label, out: &mut impl Write) -> Result<(), Error> {
+pub(crate) async fn add(
+    registry: &Registry,
+    lookup: &Lookup<'_>,
+    name: Label,
+    out: &mut impl Write,
+) -> Result<(), Error> {
     let state = lookup.state().await?;
     lookup::refuse_taken("a project", name.as_str(), state.projects(), |project| project.label == name)?;
     let project = Project::new(ProjectId::from_u128(Uuid::new_v4().as_u128()), name);
@@ -32,7 +36,12 @@ pub async fn add(registry: &Registry, lookup: &Lookup<'_>, name: Label, out: &mu
     Ok(writeln!(out, "{id}")?)
 }
 
-pub async fn details(lookup: &Lookup<'_>, name: &str, format: Format, out: &mut impl Write) -> Result<(), Error> {
+pub(crate) async fn details(
+    lookup: &Lookup<'_>,
+    name: &str,
+    format: Format,
+    out: &mut impl Write,
+) -> Result<(), Error> {
     let state = lookup.state().await?;
     let project = lookup::project(&state, name)?;
     let network = state.network_of(project.id);
@@ -54,7 +63,7 @@ pub async fn details(lookup: &Lookup<'_>, name: &str, format: Format, out: &mut 
     Ok(output::object(fields, format, out)?)
 }
 
-pub async fn enable(
+pub(crate) async fn enable(
     registry: &Registry,
     lookup: &Lookup<'_>,
     enable: Enable,
@@ -71,13 +80,13 @@ pub async fn enable(
     Ok(writeln!(out, "{network}")?)
 }
 
-pub async fn disable(registry: &Registry, lookup: &Lookup<'_>, name: &str) -> Result<(), Error> {
+pub(crate) async fn disable(registry: &Registry, lookup: &Lookup<'_>, name: &str) -> Result<(), Error> {
     let project = lookup::project(&lookup.state().await?, name)?.id;
     registry.apply(Change::DisablePrivateNetwork(project)).await?;
     Ok(())
 }
 
-pub async fn remove(registry: &Registry, lookup: &Lookup<'_>, name: &str) -> Result<(), Error> {
+pub(crate) async fn remove(registry: &Registry, lookup: &Lookup<'_>, name: &str) -> Result<(), Error> {
     let project = lookup::project(&lookup.state().await?, name)?.id;
     registry.apply(Change::RemoveProject(project)).await?;
     Ok(())

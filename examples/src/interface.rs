@@ -68,10 +68,7 @@ pub async fn forget(store: &dyn Store, node: NodeId, container: ContainerId) -> 
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn list(
-    store: &dyn Store,
-    node: NodeId,
-) -> Result<(Revision, BTreeMap<ContainerId, Interface>), StoreError> {
+pub async fn list(store: &dyn Store, node: NodeId) -> Result<(Revision, BTreeMap<ContainerId, Interface>), StoreError> {
     let prefix = prefix(node);
     let (revision, entries) = store.list_all(&prefix, None).await?;
     let interfaces = entries.iter().filter_map(|entry| {

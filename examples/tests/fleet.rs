@@ -112,7 +112,8 @@ fn start_etcd(fleet: &Fleet, machine: &Machine) -> Running {
     etcd.args(["--listen-client-urls", &url, "--advertise-client-urls", &url, "--logger=zap", "--log-level=error"]);
     let running = Running::start(&mut etcd);
     wait_for("etcd answers", || {
-        let health = machine.command("curl").args(["-sS", "--max-time", "1", &format!("{url}/health")]).output().unwrap();
+        let health =
+            machine.command("curl").args(["-sS", "--max-time", "1", &format!("{url}/health")]).output().unwrap();
         if health.stdout.starts_with(b"{\"health\":\"true\"") { Ok(()) } else { Err(machines::text(&health.stderr)) }
     });
     running
@@ -147,7 +148,8 @@ fn from_nothing_to_curl_between_machines_with_pn_alone() {
         });
     }
     // What the product lists is what resolves, on every node.
-    let expected = ["", "web.", "my-app-backend.", "1.my-app-backend.", "2.my-app-backend."].map(|label| format!("{label}{suffix}"));
+    let expected = ["", "web.", "my-app-backend.", "1.my-app-backend.", "2.my-app-backend."]
+        .map(|label| format!("{label}{suffix}"));
     assert_eq!(names.iter().collect::<BTreeSet<_>>(), expected.iter().collect());
     for name in &names {
         let planned: BTreeSet<String> = platform.run(&["resolve", name]).lines().map(str::to_owned).collect();
@@ -173,7 +175,9 @@ fn one_machine_needs_a_file_and_nothing_else() {
     let _server = backend.serve(3000, "hello", &platform.fleet.dir.clone());
     let name = platform.names("my-app")[0].clone();
     let url = format!("http://my-app-backend.{name}:3000/");
-    wait_for("the backend answers", || waf.fetch(&url).and_then(|body| if body == "hello" { Ok(()) } else { Err(body) }));
+    wait_for("the backend answers", || {
+        waf.fetch(&url).and_then(|body| if body == "hello" { Ok(()) } else { Err(body) })
+    });
 
     // Stopped, it has no name; drained, it is gone.
     platform.run(&["stop", &id]);
@@ -237,7 +241,11 @@ fn two_command_lines_race_for_the_same_slots() {
     platform.shop();
     platform.run(&["scale", "my-app-backend:20", "--app", "my-app"]);
     let start = ["start", "my-app-backend", "--app", "my-app", "--node", "node1", "--no-wait"];
-    let racers: Vec<_> = (0..40).map(|_| platform.pn(&start).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap()).collect();
+    let racers: Vec<_> = (0..40)
+        .map(|_| {
+            platform.pn(&start).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap()
+        })
+        .collect();
     let won = racers.into_iter().map(|mut racer| racer.wait().unwrap()).filter(|status| status.success()).count();
     assert_eq!(won, 20);
     let containers = platform.json(&["ps", "--app", "my-app"]);
@@ -340,7 +348,10 @@ fn a_node_that_is_cut_off_loses_its_names_and_rejoins() {
     assert_eq!(resolve(&waf, &name).len(), 1);
     platform.machines[0].cable("down");
     let begun = Instant::now();
-    wait_for("its names vanish", || if resolve(&waf, &name).is_empty() { Ok(()) } else { Err("still there".to_owned()) });
+    wait_for(
+        "its names vanish",
+        || if resolve(&waf, &name).is_empty() { Ok(()) } else { Err("still there".to_owned()) },
+    );
     // The lease is 3 s, and this machine is slow.
     println!("names vanished after {:?}", begun.elapsed());
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());

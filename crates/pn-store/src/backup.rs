@@ -10,9 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::layout::{self, Head, Item};
-use crate::{
-    Entry, Key, Outcome, Precondition, Registry, RegistryError, Revision, StoreExt, Transaction,
-};
+use crate::{Entry, Key, Outcome, Precondition, Registry, RegistryError, Revision, StoreExt, Transaction};
 
 /// Why a backup could not be written, or is none.
 #[derive(Debug, thiserror::Error)]
@@ -315,7 +313,8 @@ fn read(file: &mut impl BufRead) -> Result<(Header, Vec<Record>), BackupError> {
     if said.get("format").and_then(serde_json::Value::as_str) != Some(FORMAT) {
         return Err(BackupError::NotABackup);
     }
-    let version = said.get("version").and_then(serde_json::Value::as_u64).and_then(|version| u32::try_from(version).ok());
+    let version =
+        said.get("version").and_then(serde_json::Value::as_u64).and_then(|version| u32::try_from(version).ok());
     let version = version.ok_or(BackupError::NotABackup)?;
     if version != VERSION {
         return Err(BackupError::Version { version });
@@ -338,9 +337,10 @@ fn read(file: &mut impl BufRead) -> Result<(Header, Vec<Record>), BackupError> {
     if footer.sha256 != found {
         return Err(BackupError::Checksum { expected: footer.sha256, found });
     }
-    let records = lines.iter().zip(2..).map(|(json, line)| {
-        Record::from_json(json).map_err(|source| BackupError::Record { line, source })
-    });
+    let records = lines
+        .iter()
+        .zip(2..)
+        .map(|(json, line)| Record::from_json(json).map_err(|source| BackupError::Record { line, source }));
     Ok((header, records.collect::<Result<_, _>>()?))
 }
 

@@ -6,7 +6,8 @@ use core::str::FromStr;
 use std::collections::BTreeMap;
 
 use pn_core::{
-    App, AppId, ContainerId, NetworkId, Node, NodeId, Numbers, ProjectId, PublicKey, Record, Rest, State, Timestamp, Vni,
+    App, AppId, ContainerId, NetworkId, Node, NodeId, Numbers, ProjectId, PublicKey, Record, Rest, State, Timestamp,
+    Vni,
 };
 use serde::{Deserialize, Serialize};
 
@@ -223,7 +224,8 @@ pub(crate) fn record(entry: &Entry) -> Result<Option<Record>, RegistryError> {
     if !holds {
         return Ok(None);
     }
-    let json = core::str::from_utf8(&entry.value).map_err(|error| RegistryError::record(&entry.key, error.to_string()))?;
+    let json =
+        core::str::from_utf8(&entry.value).map_err(|error| RegistryError::record(&entry.key, error.to_string()))?;
     match Record::from_json(json) {
         Ok(record) => Ok(Some(record)),
         Err(source) => Err(RegistryError::Record { key: entry.key.clone(), source }),

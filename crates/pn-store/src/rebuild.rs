@@ -4,7 +4,8 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
 use pn_core::{
-    App, AppId, Container, Formation, Generation, Label, Node, NodeId, NodePlan, Phase, Project, Record, State, Timestamp,
+    App, AppId, Container, Formation, Generation, Label, Node, NodeId, NodePlan, Phase, Project, Record, State,
+    Timestamp,
 };
 use tokio::time::{Instant, sleep};
 
@@ -149,7 +150,9 @@ impl Registry {
             };
             let Some(name) = name(&record) else { continue };
             let merged = match (together.remove(&name), record) {
-                (Some((_, Record::App(one))), Record::App(two)) => (false, Record::App(App { formation: greater(&one, &two), ..one })),
+                (Some((_, Record::App(one))), Record::App(two)) => {
+                    (false, Record::App(App { formation: greater(&one, &two), ..one }))
+                }
                 (Some(before), _) if before.0 || !is_own => before,
                 (_, record) => (is_own, record),
             };
@@ -228,12 +231,15 @@ fn records_of(plan: &NodePlan) -> Vec<Record> {
                 *count = slot.index().max(*count);
             }
             // What has no name drains, for all that can be seen: it leaves if nobody says otherwise.
-            let phase = if network.is_named(endpoint) {
-                Phase::Ready
-            } else {
-                Phase::Draining { since: Timestamp::ZERO }
-            };
-            records.push(Record::Container(Container::new(endpoint.container, slot, endpoint.node, endpoint.address, phase)));
+            let phase =
+                if network.is_named(endpoint) { Phase::Ready } else { Phase::Draining { since: Timestamp::ZERO } };
+            records.push(Record::Container(Container::new(
+                endpoint.container,
+                slot,
+                endpoint.node,
+                endpoint.address,
+                phase,
+            )));
         }
         for (id, types) in apps {
             let formation = formation(types.into_iter().map(|(of_type, count)| format!("{of_type}:{count}")));

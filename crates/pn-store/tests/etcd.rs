@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use pn_store::{
-    EtcdOptions, EtcdStore, Key, Outcome, Prefixed, Revision, Store, StoreErrorKind, StoreExt, Transaction, connect,
-    conformance,
+    EtcdOptions, EtcdStore, Key, Outcome, Prefixed, Revision, Store, StoreErrorKind, StoreExt, Transaction,
+    conformance, connect,
 };
 use tokio::time::timeout;
 

@@ -9,6 +9,7 @@
 //! - as a whole, where the region does not know the node any more though networks are on it. A state refuses to remove such
 //!   a node, so this is how an emptied store looks.
 
+use core::fmt;
 use core::net::Ipv4Addr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -72,6 +73,17 @@ pub enum Reason {
     Everything,
     /// The network would take a VNI, a tunnel address or a key that a held one still uses.
     InTheWay,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Share => "more of them than is tolerated",
+            Self::WholeNetwork => "the whole network",
+            Self::Everything => "everything: the region does not know the node any more",
+            Self::InTheWay => "it waits for another network that is held",
+        })
+    }
 }
 
 /// Compares a plan with the one that it follows.

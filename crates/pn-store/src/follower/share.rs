@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pn_core::{
-    ContainerId, Generation, LoadError, NetworkId, Node, NodeId, NodePlan, NodePlanner, Phase, ProjectId, Record, Region, State,
-    Timestamp,
+    ContainerId, Generation, LoadError, NetworkId, Node, NodeId, NodePlan, NodePlanner, Phase, ProjectId, Record,
+    Region, State, Timestamp,
 };
 
 use crate::{Key, Revision, layout};

@@ -1,8 +1,8 @@
 use core::time::Duration;
 
 use pn_core::{
-    App, Availability, ContainerId, Families, Hosting, NetworkRequest, NodeId, Policy, Project, PublicKey, Slot, Subnet, Terms,
-    Timestamp, Vni,
+    App, Availability, ContainerId, Families, Hosting, NetworkRequest, NodeId, Policy, Project, PublicKey, Slot,
+    Subnet, Terms, Timestamp, Vni,
 };
 use proptest::prelude::*;
 
