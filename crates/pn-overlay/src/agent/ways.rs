@@ -26,7 +26,7 @@ pub(super) fn with_ways(mut zones: ZoneSet, plan: &NodePlan, found: &Observed) -
             let endpoint = plan.networks.get(id).and_then(|network| network.endpoint(address));
             endpoint.is_some_and(|endpoint| !unreached.contains(&endpoint.node))
         };
-        *zone = filtered(zone, |address| reached(address) && is_open(*id, address));
+        *zone = filtered(zone, |_, (_, address)| reached(*address) && is_open(*id, *address));
     }
     zones
 }
@@ -58,15 +58,28 @@ fn concerns(object: &str, network: NetworkId) -> bool {
     !is_about_one || object.contains(&network.to_string())
 }
 
-fn filtered(zone: &Arc<ZonePlan>, keep: impl Fn(Ipv4Addr) -> bool) -> Arc<ZonePlan> {
-    let mut addresses = zone.types.iter().flat_map(|of_type| of_type.containers.iter());
-    if addresses.all(|(_, address)| keep(*address)) {
+/// Returns the names that are in both sets.
+pub(super) fn common(mut zones: ZoneSet, other: &ZoneSet) -> ZoneSet {
+    zones.zones.retain(|id, _| other.zones.contains_key(id));
+    for (id, zone) in &mut zones.zones {
+        let known = other.zones.get(id);
+        *zone = filtered(zone, |of_type, container| {
+            let known = known.and_then(|known| known.of_type(of_type.app, &of_type.container_type));
+            known.is_some_and(|known| known.containers.binary_search(container).is_ok())
+        });
+    }
+    zones
+}
+
+fn filtered(zone: &Arc<ZonePlan>, keep: impl Fn(&TypeNames, &(u32, Ipv4Addr)) -> bool) -> Arc<ZonePlan> {
+    let is_kept = |of_type: &TypeNames| of_type.containers.iter().all(|container| keep(of_type, container));
+    if zone.types.iter().all(is_kept) {
         return Arc::clone(zone);
     }
     let mut zone = (**zone).clone();
     let types = zone.types.iter().map(|of_type| {
-        let containers = of_type.containers.iter().copied().filter(|(_, address)| keep(*address)).collect();
-        TypeNames { containers, ..of_type.clone() }
+        let containers = of_type.containers.iter().filter(|container| keep(of_type, container)).copied();
+        TypeNames { containers: containers.collect(), ..of_type.clone() }
     });
     zone.types = types.collect();
     Arc::new(zone)

@@ -22,6 +22,8 @@ impl Machine {
         let is_due = |at: Option<Timestamp>| at.is_some_and(|at| at <= now);
         let is_taken_down = matches!(self.status.phase, Phase::Fenced | Phase::Leaving);
         if self.found.is_none() && !is_taken_down {
+            // There is nothing to compare with yet.
+            self.compare_at = None;
             if self.wanted.is_some() && (self.retry_at.is_none() || is_due(self.retry_at)) {
                 self.observe(now, Step::Finding);
             }
@@ -36,7 +38,7 @@ impl Machine {
     pub(super) fn abandon(&mut self) {
         for server in &mut self.servers {
             if let Some(set) = server.pending.take() {
-                server.take(set, self.step, Certainty::Unknown);
+                server.take(set, Certainty::Unknown);
             }
         }
         (self.step, self.task, self.deadline) = (Step::Idle, None, None);
@@ -89,7 +91,7 @@ impl Machine {
     pub(super) fn take_published(&mut self, number: usize, set: ZoneSet, failures: Vec<BackendError>) {
         let certainty = if failures.is_empty() { Certainty::Known } else { Certainty::Unknown };
         if let Some(server) = self.servers.get_mut(number) {
-            server.take(set, self.step, certainty);
+            server.take(set, certainty);
         }
         self.problems.extend(failures.into_iter().map(|error| Problem::of_server(number, error)));
     }
@@ -256,12 +258,13 @@ enum Certainty {
 }
 
 impl Server {
-    /// Takes what the server was told. Where it may have taken it or not, what counts is the smaller of both.
-    fn take(&mut self, set: ZoneSet, step: Step, certainty: Certainty) {
+    /// Takes what the server was told. Where it may have taken it or not, what counts is what it answers in both cases.
+    fn take(&mut self, set: ZoneSet, certainty: Certainty) {
         self.is_certain = certainty == Certainty::Known;
-        if self.is_certain || step == Step::Withdrawing {
-            self.published = Some(set);
-        }
+        self.published = Some(match self.published.take() {
+            Some(before) if !self.is_certain => ways::common(set, &before),
+            _ => set,
+        });
     }
 }
 

@@ -549,3 +549,36 @@ fn l3_a_confirmation_reaches_a_hold_that_newer_plans_did_not_change() {
     followed(&mut sim, Followed::Confirmed(asked));
     assert_eq!(held(&sim), "");
 }
+
+#[test]
+fn a_node_that_rejoins_before_it_was_ever_read_waits_without_spinning() {
+    let mut sim = Sim::new();
+    sim.deliver_world();
+    sim.fence();
+    let _ = sim.step();
+    // In the middle of being taken down there is a newer plan, and then the data plane does not answer.
+    sim.world.run([1], 1, 1);
+    sim.deliver_world();
+    sim.faults = [None, None, Some(Fault::HangBefore), Some(Fault::HangBefore)].into();
+    sim.wait(Duration::from_secs(120));
+    settle(&mut sim);
+    assert!(sim.machine.status().is_settled());
+}
+
+#[test]
+fn x4_a_name_server_that_missed_what_a_failure_took_is_not_told_it_again() {
+    let mut sim = settled();
+    sim.world.run([5], 1, 1);
+    if sim.world.state.generation().get() % 2 == 1 {
+        // Number 0 is the one that fails.
+        sim.world.start(6, 1, 1);
+    }
+    // Network 2 is lost, which is seen, and one name server does not hear of it.
+    sim.faults = [Some(Fault::Part(2)), None, Some(Fault::Refuse)].into();
+    sim.deliver_world();
+    while sim.step() {}
+    assert_eq!(named(&sim, 2), 1);
+    // Every set is checked for names without ways.
+    settle(&mut sim);
+    assert_eq!(named(&sim, 2), 1);
+}
