@@ -10,9 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::layout::{self, Head, Item};
-use crate::{
-    Entry, Key, Outcome, Precondition, Registry, RegistryError, Revision, StoreExt, Transaction,
-};
+use crate::{Entry, Key, Outcome, Precondition, Registry, RegistryError, Revision, StoreExt, Transaction};
 
 /// Why a backup could not be written, or is none.
 #[derive(Debug, thiserror::Error)]
@@ -237,10 +235,13 @@ impl Registry {
     }
 }
 
+/// Keys and what is to be put there.
+type Puts = Vec<(Key, Vec<u8>)>;
+
 /// What a store has not.
 struct Missing {
     /// Keys and values in the order in which they are put; those of a project are guarded by its head.
-    parts: Vec<(Option<ProjectId>, Vec<(Key, Vec<u8>)>)>,
+    parts: Vec<(Option<ProjectId>, Puts)>,
     /// The keys among them that hold records.
     records: BTreeSet<Key>,
     nexts: BTreeMap<ProjectId, u32>,
@@ -269,7 +270,7 @@ fn missing(registry: &Registry, records: Vec<Record>, entries: &[Entry]) -> Resu
     // Ways to what is there may be missing, too.
     let image = layout::image(&both, both.records());
     let mut missing = Missing { parts: Vec::new(), records: BTreeSet::new(), nexts: BTreeMap::new() };
-    let mut by_project: BTreeMap<ProjectId, Vec<(Key, Vec<u8>)>> = BTreeMap::new();
+    let mut by_project: BTreeMap<ProjectId, Puts> = BTreeMap::new();
     let (mut nodes, mut members, mut ways) = (Vec::new(), Vec::new(), Vec::new());
     for (key, item) in image {
         if there.contains_key(&key) {
@@ -315,7 +316,8 @@ fn read(file: &mut impl BufRead) -> Result<(Header, Vec<Record>), BackupError> {
     if said.get("format").and_then(serde_json::Value::as_str) != Some(FORMAT) {
         return Err(BackupError::NotABackup);
     }
-    let version = said.get("version").and_then(serde_json::Value::as_u64).and_then(|version| u32::try_from(version).ok());
+    let version =
+        said.get("version").and_then(serde_json::Value::as_u64).and_then(|version| u32::try_from(version).ok());
     let version = version.ok_or(BackupError::NotABackup)?;
     if version != VERSION {
         return Err(BackupError::Version { version });
@@ -338,9 +340,10 @@ fn read(file: &mut impl BufRead) -> Result<(Header, Vec<Record>), BackupError> {
     if footer.sha256 != found {
         return Err(BackupError::Checksum { expected: footer.sha256, found });
     }
-    let records = lines.iter().zip(2..).map(|(json, line)| {
-        Record::from_json(json).map_err(|source| BackupError::Record { line, source })
-    });
+    let records = lines
+        .iter()
+        .zip(2..)
+        .map(|(json, line)| Record::from_json(json).map_err(|source| BackupError::Record { line, source }));
     Ok((header, records.collect::<Result<_, _>>()?))
 }
 

@@ -106,7 +106,8 @@ impl EtcdStore {
         let store = Self { client, endpoints: named };
         // A client is made without asking anybody, so ask.
         let mut kv = store.client.kv_client();
-        within("connect to", &store.endpoints, kv.get("\0", Some(GetOptions::new().with_limit(1).with_keys_only()))).await?;
+        within("connect to", &store.endpoints, kv.get("\0", Some(GetOptions::new().with_limit(1).with_keys_only())))
+            .await?;
         Ok(store)
     }
 }
@@ -119,9 +120,7 @@ async fn within<T>(
 ) -> Result<T, StoreError> {
     match timeout(EtcdStore::PATIENCE, answer).await {
         Ok(answer) => answer.map_err(|source| error(source, operation, object)),
-        Err(elapsed) => {
-            Err(StoreError::new(StoreErrorKind::Unavailable, operation, object).with_source(elapsed))
-        }
+        Err(elapsed) => Err(StoreError::new(StoreErrorKind::Unavailable, operation, object).with_source(elapsed)),
     }
 }
 
@@ -136,7 +135,14 @@ fn kind(error: &Error) -> StoreErrorKind {
         Error::InvalidArgs(_) | Error::InvalidUri(_) | Error::Utf8Error(_) | Error::InvalidMetadataValue(_) => {
             return StoreErrorKind::Invalid;
         }
-        _ => return StoreErrorKind::Unavailable,
+        Error::IoError(_)
+        | Error::TransportError(_)
+        | Error::WatchError(_)
+        | Error::LeaseKeepAliveError(_)
+        | Error::ElectError(_)
+        | Error::EndpointError(_)
+        | Error::EndpointsNotManaged
+        | Error::Internal(_) => return StoreErrorKind::Unavailable,
     };
     let message = status.message();
     // The numbers of gRPC (https://grpc.io/docs/guides/status-codes/); etcd's own messages where one stands for several.

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use crate::{
-    Batch, Key, Lease, LeaseId, Listing, Outcome, Page, Reading, Revision, Store, StoreError, StoreErrorKind, Transaction,
-    Watch,
+    Batch, Key, Lease, LeaseId, Listing, Outcome, Page, Reading, Revision, Store, StoreError, StoreErrorKind,
+    Transaction, Watch,
 };
 
 /// What goes wrong.

@@ -10,8 +10,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    Batch, Entry, Event, Key, Lease, LeaseId, Listing, Operation, Outcome, Page, Precondition, Reading, Revision, Store,
-    StoreError, StoreErrorKind, Transaction, Watch,
+    Batch, Entry, Event, Key, Lease, LeaseId, Listing, Operation, Outcome, Page, Precondition, Reading, Revision,
+    Store, StoreError, StoreErrorKind, Transaction, Watch,
 };
 
 /// A store in this process's memory, for one process and for tests. Clones share what it holds.
@@ -83,9 +83,7 @@ impl Inner {
         match precondition {
             Precondition::Absent(key) => !self.entries.contains_key(key),
             Precondition::Present(key) => self.entries.contains_key(key),
-            Precondition::At(key, revision) => {
-                self.entries.get(key).is_some_and(|entry| entry.revision == *revision)
-            }
+            Precondition::At(key, revision) => self.entries.get(key).is_some_and(|entry| entry.revision == *revision),
             Precondition::NoneSince(prefix, revision) => self.range(prefix).all(|entry| entry.revision <= *revision),
         }
     }

@@ -3,8 +3,8 @@ use core::time::Duration;
 use async_trait::async_trait;
 
 use crate::{
-    Batch, Entry, Event, Key, KeyError, Lease, LeaseId, Listing, Operation, Outcome, Page, Precondition, Reading, Revision, Store,
-    StoreError, StoreErrorKind, Transaction, Watch,
+    Batch, Entry, Event, Key, KeyError, Lease, LeaseId, Listing, Operation, Outcome, Page, Precondition, Reading,
+    Revision, Store, StoreError, StoreErrorKind, Transaction, Watch,
 };
 
 /// A part of a store: every key has a prefix there that is not seen here.

@@ -4,7 +4,8 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
 use pn_core::{
-    App, AppId, Container, Formation, Generation, Label, Node, NodeId, NodePlan, Phase, Project, Record, State, Timestamp,
+    App, AppId, Container, Formation, Generation, Label, Node, NodeId, NodePlan, Phase, Project, Record, State,
+    Timestamp,
 };
 use tokio::time::{Instant, sleep};
 
@@ -142,14 +143,13 @@ impl Registry {
         let mut together: BTreeMap<String, (bool, Record)> = BTreeMap::new();
         for (node, record) in seen {
             // The node that a container is on knows best; apps may have more containers elsewhere.
-            let is_own = match &record {
-                Record::Container(container) => container.node == node,
-                Record::Node(of) => of.id == node,
-                _ => false,
-            };
+            let is_own = matches!(&record, Record::Container(Container { node: on, .. }) if *on == node)
+                || matches!(&record, Record::Node(Node { id, .. }) if *id == node);
             let Some(name) = name(&record) else { continue };
             let merged = match (together.remove(&name), record) {
-                (Some((_, Record::App(one))), Record::App(two)) => (false, Record::App(App { formation: greater(&one, &two), ..one })),
+                (Some((_, Record::App(one))), Record::App(two)) => {
+                    (false, Record::App(App { formation: greater(&one, &two), ..one }))
+                }
                 (Some(before), _) if before.0 || !is_own => before,
                 (_, record) => (is_own, record),
             };
@@ -166,18 +166,14 @@ impl Registry {
             .filter(|(key, _)| !there.contains(key))
             .filter_map(|(_, item)| if let Item::Record(record) = item { Some(record) } else { None })
             .collect();
-        missing.sort_by_key(order);
+        missing.sort_by_key(|record| match record {
+            Record::Node(_) => 0,
+            Record::Project(_) => 1,
+            Record::Network(_) => 2,
+            Record::App(_) => 3,
+            Record::Container(_) | Record::Rest(_) | Record::Next(..) | _ => 4,
+        });
         Ok(missing)
-    }
-}
-
-fn order(record: &Record) -> u8 {
-    match record {
-        Record::Node(_) => 0,
-        Record::Project(_) => 1,
-        Record::Network(_) => 2,
-        Record::App(_) => 3,
-        _ => 4,
     }
 }
 
@@ -189,7 +185,7 @@ fn name(record: &Record) -> Option<String> {
         Record::Network(network) => network.id.to_string(),
         Record::Node(node) => node.id.to_string(),
         Record::Container(container) => container.id.to_string(),
-        _ => return None,
+        Record::Rest(_) | Record::Next(..) | _ => return None,
     })
 }
 
@@ -228,12 +224,15 @@ fn records_of(plan: &NodePlan) -> Vec<Record> {
                 *count = slot.index().max(*count);
             }
             // What has no name drains, for all that can be seen: it leaves if nobody says otherwise.
-            let phase = if network.is_named(endpoint) {
-                Phase::Ready
-            } else {
-                Phase::Draining { since: Timestamp::ZERO }
-            };
-            records.push(Record::Container(Container::new(endpoint.container, slot, endpoint.node, endpoint.address, phase)));
+            let phase =
+                if network.is_named(endpoint) { Phase::Ready } else { Phase::Draining { since: Timestamp::ZERO } };
+            records.push(Record::Container(Container::new(
+                endpoint.container,
+                slot,
+                endpoint.node,
+                endpoint.address,
+                phase,
+            )));
         }
         for (id, types) in apps {
             let formation = formation(types.into_iter().map(|(of_type, count)| format!("{of_type}:{count}")));

@@ -9,14 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use pn_core::{
-    AppId, ApplyError, Change, Container, ContainerId, ContainerType, Formation, Generation, Network, NetworkId, Node, Numbers,
-    ProjectId, Record, Region, State,
+    AppId, ApplyError, Change, Container, ContainerId, ContainerType, Formation, Generation, Network, NetworkId, Node,
+    Numbers, ProjectId, Record, Region, State,
 };
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, sleep};
 
-pub use self::error::RegistryError;
 use self::cache::{Cache, Project};
+pub use self::error::RegistryError;
 use self::share::{Names, Read, Share};
 use crate::layout::{self, Head, Item};
 use crate::{
@@ -353,10 +353,7 @@ impl Registry {
         let head = self.store.get(&[layout::head(id), layout::offset()]).await?.entries;
         entries.extend(head.into_iter().flatten());
         let mut records = records(&entries)?;
-        let hosts: BTreeSet<_> = records
-            .iter()
-            .filter_map(|record| if let Record::Container(container) = record { Some(container.node) } else { None })
-            .collect();
+        let hosts = layout::hosts(&records);
         records.extend(self.nodes(hosts).await?.into_iter().map(Record::Node));
         let generation = self.generation(revision, &entries)?;
         Ok(State::load(self.region.clone(), generation, records)?)
@@ -427,8 +424,7 @@ fn write(share: &Share, mark: &str) -> (Transaction, BTreeMap<ProjectId, Head>) 
         }
     }
     let gone: Vec<Key> = share.heads.keys().map(|project| layout::addresses(*project)).collect();
-    let gone: Vec<Key> =
-        gone.into_iter().filter(|prefix| !after.keys().any(|key| key.starts_with(prefix))).collect();
+    let gone: Vec<Key> = gone.into_iter().filter(|prefix| !after.keys().any(|key| key.starts_with(prefix))).collect();
     let (puts, mut deleted) = layout::difference(&share.image, after);
     let mut transaction = Transaction::new();
     for prefix in gone {
@@ -476,7 +472,8 @@ fn first(before: &State, change: &Change) -> Option<Change> {
     let Change::Scale { app, formation } = change else { return None };
     let network = before.network_of(before.app(*app)?.project)?.id;
     let mut live: BTreeMap<ContainerType, Vec<u32>> = BTreeMap::new();
-    for container in before.containers(network).filter(|container| container.slot.app() == *app && container.is_live()) {
+    for container in before.containers(network).filter(|container| container.slot.app() == *app && container.is_live())
+    {
         live.entry(container.slot.container_type()).or_default().push(container.slot.index());
     }
     let (mut left, mut scaled) = (MOST_DRAINED, String::new());

@@ -15,8 +15,8 @@ use tokio::sync::{oneshot, watch};
 
 use self::database::Fault;
 use crate::{
-    Batch, Key, Lease, LeaseId, Listing, Outcome, Page, Reading, Revision, Store, StoreError, StoreErrorKind, Transaction,
-    Watch,
+    Batch, Key, Lease, LeaseId, Listing, Outcome, Page, Reading, Revision, Store, StoreError, StoreErrorKind,
+    Transaction, Watch,
 };
 
 /// How often the file is looked at for what other processes did: watches hear of it after this at the latest.
@@ -187,7 +187,9 @@ fn error(fault: Fault, operation: &'static str, path: &Path) -> StoreError {
         Fault::Sqlite(source) => source,
     };
     let kind = match source.sqlite_error_code() {
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::CannotOpen) => StoreErrorKind::Unavailable,
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::CannotOpen) => {
+            StoreErrorKind::Unavailable
+        }
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt | ErrorCode::TypeMismatch) => StoreErrorKind::Corrupt,
         Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => StoreErrorKind::Denied,
         _ => StoreErrorKind::Failed,

@@ -1,5 +1,6 @@
 //! The etcd store against a real etcd.
 #![cfg(feature = "etcd")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that fails says why, and figures are for people")]
 
 mod common;
 
@@ -10,8 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use pn_store::{
-    EtcdOptions, EtcdStore, Key, Outcome, Prefixed, Revision, Store, StoreErrorKind, StoreExt, Transaction, connect,
-    conformance,
+    EtcdOptions, EtcdStore, Key, Outcome, Prefixed, Revision, Store, StoreErrorKind, StoreExt, Transaction,
+    conformance, connect,
 };
 use tokio::time::timeout;
 

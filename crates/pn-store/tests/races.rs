@@ -1,4 +1,5 @@
 //! Writers that race for the same things, over each store; each has a registry of its own, as if it were a process.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that fails says why, and figures are for people")]
 
 mod common;
 
@@ -9,12 +10,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use pn_core::{
-    App, AppId, ApplyError, Change, ContainerId, ContainerType, NetworkId, NetworkRequest, Node, NodeId, Policy, Project,
-    ProjectId, PublicKey, Region, Slot, Terms, Timestamp, Vni,
+    App, AppId, ApplyError, Change, ContainerId, ContainerType, NetworkId, NetworkRequest, Node, NodeId, Policy,
+    Project, ProjectId, PublicKey, Region, Slot, Terms, Timestamp, Vni,
 };
 use pn_store::{
-    Fault, Faulty, Key, Lease, LeaseId, Listing, MemoryStore, Outcome, Page, Reading, Registry, RegistryError, Revision, Store,
-    StoreError, Transaction, Watch,
+    Fault, Faulty, Key, Lease, LeaseId, Listing, MemoryStore, Outcome, Page, Reading, Registry, RegistryError,
+    Revision, Store, StoreError, Transaction, Watch,
 };
 
 fn region(last_vni: u32, subnet: &str) -> Region {
@@ -100,7 +101,11 @@ async fn races(stores: impl Fn(&str) -> Vec<Arc<dyn Store>>) {
     .await;
     assert_eq!(won(&became), SLOTS as usize, "each slot once");
     let refused = became.iter().flatten().filter_map(|result| result.as_ref().err());
-    assert!(refused.clone().all(|refused| matches!(refused, ApplyError::SlotTaken { .. })), "{:?}", refused.collect::<Vec<_>>());
+    assert!(
+        refused.clone().all(|refused| matches!(refused, ApplyError::SlotTaken { .. })),
+        "{:?}",
+        refused.collect::<Vec<_>>()
+    );
     let state = registry.state().await.unwrap();
     let addresses: BTreeSet<_> = state.containers(NetworkId::from_u128(1)).map(|container| container.address).collect();
     assert_eq!(addresses.len(), SLOTS as usize, "no address twice");
@@ -116,7 +121,11 @@ async fn races(stores: impl Fn(&str) -> Vec<Arc<dyn Store>>) {
     .await;
     assert_eq!(won(&became), 6.min(2 * all.len()), "as many as there are addresses");
     let refused = became.iter().flatten().filter_map(|result| result.as_ref().err());
-    assert!(refused.clone().all(|refused| matches!(refused, ApplyError::AddressesInUse { .. })), "{:?}", refused.collect::<Vec<_>>());
+    assert!(
+        refused.clone().all(|refused| matches!(refused, ApplyError::AddressesInUse { .. })),
+        "{:?}",
+        refused.collect::<Vec<_>>()
+    );
 
     let all = stores("vnis");
     let region_c = region(3, "10.240.0.0/22");
@@ -127,7 +136,11 @@ async fn races(stores: impl Fn(&str) -> Vec<Arc<dyn Store>>) {
     let became = race(&all, &region_c, |writer| vec![enable(writer as u128)]).await;
     assert_eq!(won(&became), 3.min(all.len()), "as many as there are VNIs");
     let refused = became.iter().flatten().filter_map(|result| result.as_ref().err());
-    assert!(refused.clone().all(|refused| matches!(refused, ApplyError::VnisInUse { .. })), "{:?}", refused.collect::<Vec<_>>());
+    assert!(
+        refused.clone().all(|refused| matches!(refused, ApplyError::VnisInUse { .. })),
+        "{:?}",
+        refused.collect::<Vec<_>>()
+    );
 
     // A node's addresses and keys are somebody's alone, too.
     let became = race(&all, &region_c, |writer| {
@@ -188,7 +201,8 @@ async fn a_lost_answer_starts_nothing_twice() {
     store.queue([After]);
     registry.apply(Change::AddNode(node(1))).await.expect("it was made, and that can be seen");
     make_network(&registry, 1).await;
-    let faults = [&[After][..], &[Before], &[After, After], &[Before, After], &[Delay(Duration::from_millis(30)), None]];
+    let faults =
+        [&[After][..], &[Before], &[After, After], &[Before, After], &[Delay(Duration::from_millis(30)), None]];
     for (n, faults) in (1..).zip(faults) {
         store.queue(faults.iter().copied());
         let applied = registry.apply(start(n.into(), 1, n)).await.unwrap();
@@ -298,7 +312,10 @@ async fn a_start_costs_the_same_however_large_the_region_is() {
             // A process that has just begun, and one that knows the network.
             let fresh = Registry::new(Arc::new(store.clone()), region.clone());
             for n in 0..2 {
-                fresh.apply(start(10 * networks + n, 1, u32::try_from(networks).unwrap() % 50 * 2 + n as u32 + 1)).await.ok();
+                fresh
+                    .apply(start(10 * networks + n, 1, u32::try_from(networks).unwrap() % 50 * 2 + n as u32 + 1))
+                    .await
+                    .ok();
                 costs.push(store.take());
             }
         }

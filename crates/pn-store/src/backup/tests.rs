@@ -1,6 +1,9 @@
 use std::sync::Arc;
 
-use pn_core::{App, AppId, Change, ContainerId, ContainerType, NetworkId, NetworkRequest, Node, NodeId, Project, PublicKey, Region, Slot, Terms, Timestamp};
+use pn_core::{
+    App, AppId, Change, ContainerId, ContainerType, NetworkId, NetworkRequest, Node, NodeId, Project, PublicKey,
+    Region, Slot, Terms, Timestamp,
+};
 
 use super::*;
 use crate::MemoryStore;
@@ -113,7 +116,10 @@ async fn what_is_no_backup_is_refused_and_nothing_written() {
         (String::new(), "not a backup: it does not begin as one".to_owned()),
         ("{}\n".to_owned(), "not a backup: it does not begin as one".to_owned()),
         ("\u{0}\u{1}".to_owned(), "not a backup: it does not begin as one".to_owned()),
-        (file.replacen("\"version\":1", "\"version\":2", 1), "a backup of version 2: this release reads version 1".to_owned()),
+        (
+            file.replacen("\"version\":1", "\"version\":2", 1),
+            "a backup of version 2: this release reads version 1".to_owned(),
+        ),
         (file[..file.len() - 3].to_owned(), "the backup is cut off".to_owned()),
         (file[..file.len() / 2].to_owned(), "the backup is cut off".to_owned()),
         (lines[0].to_owned() + "\n", "the backup is cut off".to_owned()),
@@ -145,7 +151,9 @@ async fn a_backup_that_contradicts_the_store_is_refused() {
     to.apply(Change::AddProject(Project::new(project, "p".parse().unwrap()))).await.unwrap();
     let text = || "x".parse().unwrap();
     let terms = Terms { accepted_by: text(), version: text(), accepted_at: Timestamp::ZERO };
-    to.apply(Change::EnablePrivateNetwork(NetworkRequest::new(project, NetworkId::from_u128(50), terms))).await.unwrap();
+    to.apply(Change::EnablePrivateNetwork(NetworkRequest::new(project, NetworkId::from_u128(50), terms)))
+        .await
+        .unwrap();
     let before = entries(&to).await;
     // Its VNI is one that the backup has given to another network.
     let error = to.restore(&mut &file[..]).await.unwrap_err();

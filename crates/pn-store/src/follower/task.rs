@@ -153,7 +153,8 @@ impl Task {
         let own = layout::alive(self.node);
         let keys = [own.clone(), layout::offset(), layout::confirm(self.node)];
         let mut entries = store.get(&keys).await?.entries.into_iter();
-        let (alive, offset, confirmation) = (entries.next().flatten(), entries.next().flatten(), entries.next().flatten());
+        let (alive, offset, confirmation) =
+            (entries.next().flatten(), entries.next().flatten(), entries.next().flatten());
         self.check_own(&own, alive.as_ref()).await?;
         let offset = offset.as_ref().map(layout::id).transpose()?.unwrap_or(0);
 
@@ -166,10 +167,7 @@ impl Task {
         for project in members {
             let (_, entries) = store.list_all(&layout::project(project), Some(revision)).await?;
             let records = crate::registry::records(&entries)?;
-            hosts.extend(records.iter().filter_map(|record| match record {
-                Record::Container(container) => Some(container.node),
-                _ => None,
-            }));
+            hosts.extend(layout::hosts(&records));
             projects.push((project, records));
         }
         let mut share = Share::new(self.registry.region().clone(), self.node, self.last, revision, offset);
@@ -310,7 +308,12 @@ impl Task {
         Ok(true)
     }
 
-    async fn take_project(&mut self, following: &mut Following, project: ProjectId, batch: &Batch) -> Result<bool, End> {
+    async fn take_project(
+        &mut self,
+        following: &mut Following,
+        project: ProjectId,
+        batch: &Batch,
+    ) -> Result<bool, End> {
         let share = &mut following.share;
         if share.project(project).is_none_or(|known| batch.revision <= known) {
             return Ok(false);
@@ -368,8 +371,7 @@ impl Task {
     /// Looks whether nodes that seemed dead are, and returns whether one is.
     async fn doubts(&mut self, following: &mut Following) -> Result<bool, End> {
         let now = Instant::now();
-        let due: Vec<NodeId> =
-            following.doubted.iter().filter(|(_, at)| **at <= now).map(|(node, _)| *node).collect();
+        let due: Vec<NodeId> = following.doubted.iter().filter(|(_, at)| **at <= now).map(|(node, _)| *node).collect();
         let keys: Vec<Key> = due.iter().map(|node| layout::alive(*node)).collect();
         let reading = self.registry.store().get(&keys).await?;
         let mut is_changed = false;
@@ -403,7 +405,9 @@ async fn nodes_at(
     loop {
         let page = store.list(&listing).await?;
         for entry in &page.entries {
-            let Some(id) = layout::id_in(&entry.key, &layout::nodes()).filter(|id| wanted.contains(id)) else { continue };
+            let Some(id) = layout::id_in(&entry.key, &layout::nodes()).filter(|id| wanted.contains(id)) else {
+                continue;
+            };
             let known = nodes.entry(id).or_default();
             match layout::record(entry)? {
                 Some(Record::Node(node)) => known.0 = Some(node),

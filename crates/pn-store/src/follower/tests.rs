@@ -1,8 +1,10 @@
+#![expect(clippy::wildcard_enum_match_arm, reason = "what is not expected is all the same here")]
+
 use core::time::Duration;
 
 use pn_core::{
-    App, AppId, Change, ContainerId, ContainerType, Node, NodePlan, NetworkRequest, Project, ProjectId, PublicKey, Region, Slot, Terms,
-    Timestamp,
+    App, AppId, Change, ContainerId, ContainerType, NetworkRequest, Node, NodePlan, Project, ProjectId, PublicKey,
+    Region, Slot, Terms, Timestamp,
 };
 use tokio::time::{Instant, timeout};
 
@@ -324,7 +326,9 @@ async fn d14_whoever_wrote_can_wait_until_it_is_applied() {
     agents[0].abort();
     let revision = start(&registry, 1, 6, 1).await;
     let error = registry.synced(revision, network(1), Duration::from_secs(1)).await.unwrap_err();
-    assert!(matches!(&error, RegistryError::TimedOut { what, .. } if what.contains("nd-00000000-0000-0000-0000-000000000001")));
+    assert!(
+        matches!(&error, RegistryError::TimedOut { what, .. } if what.contains("nd-00000000-0000-0000-0000-000000000001"))
+    );
     // It is dead soon, and nobody waits for the dead.
     registry.synced(revision, network(1), PATIENCE).await.unwrap();
     agents[1].abort();

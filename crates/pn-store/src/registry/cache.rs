@@ -32,7 +32,9 @@ impl Project {
         }
         let revisions = entries.iter().map(|entry| (entry.key.clone(), entry.revision)).collect();
         let (revision, head) = (head.revision, Head::read(head)?);
-        let network = records.iter().find_map(|record| if let Record::Network(Network { id, .. }) = record { Some(*id) } else { None });
+        let network = records
+            .iter()
+            .find_map(|record| if let Record::Network(Network { id, .. }) = record { Some(*id) } else { None });
         if let Some(network) = network.filter(|_| head.next != 1) {
             records.push(Record::Next(Numbers::Addresses(network), head.next));
         }

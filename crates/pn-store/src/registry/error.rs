@@ -33,7 +33,9 @@ pub enum RegistryError {
     #[error("the store's records contradict each other")]
     Contradiction(#[from] LoadError),
     /// It concerns more networks than one transaction can hold.
-    #[error("node {node} is in {networks} private networks, and its addresses or MTU cannot change while it is in more than {most}: drain it")]
+    #[error(
+        "node {node} is in {networks} private networks, and its addresses or MTU cannot change while it is in more than {most}: drain it"
+    )]
     TooManyNetworks {
         /// The node.
         node: NodeId,

@@ -107,7 +107,10 @@ impl Names {
                 names.nodes.insert(*node);
                 names.places = Some(*node);
             }
-            Change::Ready(container) | Change::Stop(container) | Change::Remove(container) | Change::Fail(container) => {
+            Change::Ready(container)
+            | Change::Stop(container)
+            | Change::Remove(container)
+            | Change::Fail(container) => {
                 names.locators.push(layout::container(*container));
             }
             // A change that is newer than this: the state refuses what it does not find.
@@ -248,13 +251,15 @@ impl Reader<'_> {
         owners: BTreeSet<NodeId>,
         projects: &BTreeSet<ProjectId>,
     ) -> Result<(), RegistryError> {
-        let mut more: Vec<Key> = owners.into_iter().filter(|owner| !names.nodes.contains(owner)).map(layout::node).collect();
+        let mut more: Vec<Key> =
+            owners.into_iter().filter(|owner| !names.nodes.contains(owner)).map(layout::node).collect();
         // What is given up has to be as it was, too.
         more.extend(known.iter().filter(|node| names.places != Some(node.id)).flat_map(layout::claims));
         more.retain(|key| !self.asked.contains_key(key));
-        let everywhere = match change {
-            Change::UpdateNode(node) => known.iter().find(|old| old.id == node.id && !is_alike(old, node)).map(|old| old.id),
-            _ => names.everywhere,
+        let everywhere = if let Change::UpdateNode(node) = change {
+            known.iter().find(|old| old.id == node.id && !is_alike(old, node)).map(|old| old.id)
+        } else {
+            names.everywhere
         };
         if !more.is_empty() {
             self.is_mixed = true;
@@ -308,7 +313,8 @@ impl Reader<'_> {
         if let Some(asked) = asked {
             real.extend(by_network.values().filter_map(|nodes| nodes.iter().find(|node| **node != asked)));
         }
-        let recorded = self.records.iter().filter_map(|record| if let Record::Node(node) = record { Some(node.id) } else { None });
+        let recorded =
+            self.records.iter().filter_map(|record| if let Record::Node(node) = record { Some(node.id) } else { None });
         let mut there: BTreeSet<NodeId> = known.iter().map(|node| node.id).chain(recorded).collect();
         real.retain(|node| !there.contains(node));
         let keys: Vec<Key> = real.iter().map(|node| layout::node(*node)).collect();
@@ -319,7 +325,8 @@ impl Reader<'_> {
             }
         }
         there.extend(known.iter().map(|node| node.id));
-        let others: BTreeSet<NodeId> = by_network.into_values().flatten().filter(|node| !there.contains(node)).collect();
+        let others: BTreeSet<NodeId> =
+            by_network.into_values().flatten().filter(|node| !there.contains(node)).collect();
         known.extend(others.into_iter().map(placeholder));
         Ok(())
     }

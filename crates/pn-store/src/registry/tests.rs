@@ -1,8 +1,10 @@
+#![expect(clippy::wildcard_enum_match_arm, reason = "what is not expected is all the same here")]
+
 use core::time::Duration;
 
 use pn_core::{
-    App, Availability, ContainerId, Families, Hosting, NetworkRequest, NodeId, Policy, Project, PublicKey, Slot, Subnet, Terms,
-    Timestamp, Vni,
+    App, Availability, ContainerId, Families, Hosting, NetworkRequest, NodeId, Policy, Project, PublicKey, Slot,
+    Subnet, Terms, Timestamp, Vni,
 };
 use proptest::prelude::*;
 

@@ -7,8 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
 use crate::{
-    Batch, Entry, Event, Key, KeyError, Lease, LeaseId, Listing, Operation, Outcome, Page, Precondition, Reading, Revision,
-    StoreError, StoreErrorKind, Transaction,
+    Batch, Entry, Event, Key, KeyError, Lease, LeaseId, Listing, Operation, Outcome, Page, Precondition, Reading,
+    Revision, StoreError, StoreErrorKind, Transaction,
 };
 
 /// How many revisions are remembered, and how often the others are looked for.
@@ -261,7 +261,12 @@ fn read_key(text: &str) -> Result<Key, Fault> {
 
 fn read_entry(row: &Row<'_>) -> Result<Entry, Fault> {
     let key = read_key(row.get_ref(0)?.as_str().unwrap_or_default())?;
-    Ok(Entry { key, value: row.get(1)?, revision: Revision::new(row.get(2)?), lease: row.get::<_, Option<i64>>(3)?.map(LeaseId) })
+    Ok(Entry {
+        key,
+        value: row.get(1)?,
+        revision: Revision::new(row.get(2)?),
+        lease: row.get::<_, Option<i64>>(3)?.map(LeaseId),
+    })
 }
 
 fn read_event(row: &Row<'_>) -> Result<Event, Fault> {

@@ -89,7 +89,8 @@ async fn a_lease_of_a_process_that_is_gone_is_ended_by_another() {
     let key: Key = "alive".parse().unwrap();
     let gone = open_in(&dir).await;
     let lease = gone.grant(Duration::from_millis(300)).await.unwrap();
-    let Outcome::Committed(revision) = gone.commit(Transaction::new().put_leased(key.clone(), "", lease.id)).await.unwrap()
+    let Outcome::Committed(revision) =
+        gone.commit(Transaction::new().put_leased(key.clone(), "", lease.id)).await.unwrap()
     else {
         panic!("nothing stands against it");
     };
@@ -109,7 +110,8 @@ async fn history_is_bounded() {
     for _ in 0..300 {
         store.commit(Transaction::new().put(key.clone(), "")).await.unwrap();
     }
-    let kept = store.read("count", |db| Ok(db.query_row("SELECT min(revision) FROM change", [], |row| row.get::<_, u64>(0))?));
+    let kept =
+        store.read("count", |db| Ok(db.query_row("SELECT min(revision) FROM change", [], |row| row.get::<_, u64>(0))?));
     assert!(kept.await.unwrap() > 200, "what is 8 192 revisions old is forgotten");
     let mut watch = store.watch(&key, Revision::new(1)).await.unwrap();
     assert_eq!(watch.next().await.unwrap_err().kind(), StoreErrorKind::Compacted);
