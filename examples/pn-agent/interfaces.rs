@@ -77,7 +77,7 @@ async fn make(
     let store = &**registry.store();
     match &interface.progress {
         Progress::Failed(_) => return Ok(false),
-        Progress::Wanted | Progress::Ready => (),
+        Progress::Wanted | Progress::Ready { .. } => (),
     }
     let attach = async {
         loop {
@@ -105,7 +105,7 @@ async fn make(
     info!(%container, netns = %interface.netns.display(), "interface made");
     if interface.progress == Progress::Wanted {
         let progress = match registry.apply(Change::Ready(container)).await {
-            Ok(_) => Progress::Ready,
+            Ok(applied) => Progress::Ready { revision: applied.revision().get() },
             Err(RegistryError::Refused(ApplyError::UnknownContainer { .. })) => {
                 interface::forget(store, node, container).await?;
                 return Ok(false);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pn_core::{ApplyError, Change, ContainerId, Name, Slot, State};
 use pn_examples::interface::{self, Progress};
-use pn_store::{Applied, Registry, RegistryError};
+use pn_store::{Applied, Registry, RegistryError, Revision};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -81,9 +81,8 @@ async fn wait_until_it_answers(
         return Ok(registry.synced(applied.revision(), network, PATIENCE).await?);
     }
     match interface::settled(&**registry.store(), node, container, PATIENCE).await? {
-        Some(Progress::Ready) => {
-            let (revision, _) = interface::list(&**registry.store(), node).await?;
-            Ok(registry.synced(revision, network, PATIENCE).await?)
+        Some(Progress::Ready { revision }) => {
+            Ok(registry.synced(Revision::new(revision), network, PATIENCE).await?)
         }
         Some(Progress::Failed(why)) => {
             registry.apply(Change::Fail(container)).await?;

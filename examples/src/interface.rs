@@ -26,7 +26,10 @@ pub enum Progress {
     /// It was asked for.
     Wanted,
     /// It is there, and its container was made ready.
-    Ready,
+    Ready {
+        /// The store's revision since when the container is.
+        revision: u64,
+    },
     /// It cannot be made, and why.
     Failed(String),
 }
@@ -142,11 +145,11 @@ mod tests {
         assert_eq!(list(&store, NodeId::from_u128(9)).await.unwrap().1, BTreeMap::new());
         assert_eq!(settled(&store, node, container, Duration::from_millis(20)).await.unwrap(), None);
         let wait = settled(&store, node, container, Duration::from_secs(9));
-        let say = report(&store, node, container, &listed[&container], Progress::Ready);
+        let say = report(&store, node, container, &listed[&container], Progress::Ready { revision: 7 });
         let (settled, said) = tokio::join!(wait, say);
-        assert_eq!((settled.unwrap(), said.unwrap()), (Some(Progress::Ready), ()));
+        assert_eq!((settled.unwrap(), said.unwrap()), (Some(Progress::Ready { revision: 7 }), ()));
         forget(&store, node, container).await.unwrap();
-        report(&store, node, container, &listed[&container], Progress::Ready).await.unwrap();
+        report(&store, node, container, &listed[&container], Progress::Ready { revision: 7 }).await.unwrap();
         assert_eq!(list(&store, node).await.unwrap().1, BTreeMap::new(), "what is not wanted is not reported");
     }
 }

@@ -99,6 +99,12 @@ impl Platform {
         (container, started["id"].as_str().unwrap().to_owned())
     }
 
+    /// Returns what the names of an app's containers end with: the app's own name.
+    fn suffix(&self, app: &str) -> String {
+        let name = self.names(app).swap_remove(0);
+        name[name.find("ap-").unwrap()..].to_owned()
+    }
+
     fn names(&self, app: &str) -> Vec<String> {
         let page = self.json(&["--app", app, "private-networks-domain-names", "--per-page", "50"]);
         page["data"].as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()).collect()
@@ -139,7 +145,7 @@ fn from_nothing_to_curl_between_machines_with_pn_alone() {
     let _servers = [backend.serve(3000, "one", &dir), other.serve(3000, "two", &dir)];
 
     let names = platform.names("my-app");
-    let suffix = names[0].clone();
+    let suffix = platform.suffix("my-app");
     for (n, page) in [(1, "one"), (2, "two")] {
         let url = format!("http://{n}.my-app-backend.{suffix}:3000/");
         wait_for("the backend answers", || match waf.fetch(&url) {
@@ -148,8 +154,8 @@ fn from_nothing_to_curl_between_machines_with_pn_alone() {
         });
     }
     // What the product lists is what resolves, on every node.
-    let expected = ["", "web.", "my-app-backend.", "1.my-app-backend.", "2.my-app-backend."]
-        .map(|label| format!("{label}{suffix}"));
+    let expected =
+        ["my-app-backend.", "1.my-app-backend.", "2.my-app-backend."].map(|label| format!("{label}{suffix}"));
     assert_eq!(names.iter().collect::<BTreeSet<_>>(), expected.iter().collect());
     for name in &names {
         let planned: BTreeSet<String> = platform.run(&["resolve", name]).lines().map(str::to_owned).collect();
@@ -173,7 +179,7 @@ fn one_machine_needs_a_file_and_nothing_else() {
     let (backend, id) = platform.container("my-app", "my-app-backend", 1);
     let (waf, _) = platform.container("waf", "web", 1);
     let _server = backend.serve(3000, "hello", &platform.fleet.dir.clone());
-    let name = platform.names("my-app")[0].clone();
+    let name = platform.suffix("my-app");
     let url = format!("http://my-app-backend.{name}:3000/");
     wait_for("the backend answers", || {
         waf.fetch(&url).and_then(|body| if body == "hello" { Ok(()) } else { Err(body) })
@@ -265,7 +271,7 @@ fn an_agent_that_is_killed_comes_back_and_others_do_not_notice() {
     let (third, _) = platform.container("my-app", "my-app-backend", 3);
     let dir = platform.fleet.dir.clone();
     let _servers = [backend.serve(3000, "one", &dir), third.serve(3000, "three", &dir)];
-    let name = platform.names("my-app")[0].clone();
+    let name = platform.suffix("my-app");
     let stream = Stream::start(&backend, &waf, &format!("1.my-app-backend.{name}"), &dir);
     for _ in 0..3 {
         platform.agents[2].take().unwrap().kill();
@@ -288,7 +294,7 @@ fn traffic_goes_on_without_the_store_and_changes_follow_when_it_is_back() {
     let (backend, _) = platform.container("my-app", "my-app-backend", 1);
     let (waf, _) = platform.container("waf", "web", 2);
     let dir = platform.fleet.dir.clone();
-    let name = format!("1.my-app-backend.{}", platform.names("my-app")[0]);
+    let name = format!("1.my-app-backend.{}", platform.suffix("my-app"));
     let stream = Stream::start(&backend, &waf, &name, &dir);
     let (machine, etcd) = platform.etcd.take().unwrap();
     etcd.kill();
@@ -313,7 +319,7 @@ fn a_deleted_store_is_held_and_restored() {
     let (backend, _) = platform.container("my-app", "my-app-backend", 1);
     let (waf, _) = platform.container("waf", "web", 2);
     let dir = platform.fleet.dir.clone();
-    let name = format!("1.my-app-backend.{}", platform.names("my-app")[0]);
+    let name = format!("1.my-app-backend.{}", platform.suffix("my-app"));
     let stream = Stream::start(&backend, &waf, &name, &dir);
     let file = dir.join("backup");
     platform.run(&["backup", file.to_str().unwrap()]);
@@ -344,7 +350,7 @@ fn a_node_that_is_cut_off_loses_its_names_and_rejoins() {
     platform.shop();
     let (_, _) = platform.container("my-app", "my-app-backend", 1);
     let (waf, _) = platform.container("waf", "web", 2);
-    let name = format!("1.my-app-backend.{}", platform.names("my-app")[0]);
+    let name = format!("1.my-app-backend.{}", platform.suffix("my-app"));
     assert_eq!(resolve(&waf, &name).len(), 1);
     platform.machines[0].cable("down");
     let begun = Instant::now();

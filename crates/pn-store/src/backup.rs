@@ -235,10 +235,13 @@ impl Registry {
     }
 }
 
+/// Keys and what is to be put there.
+type Puts = Vec<(Key, Vec<u8>)>;
+
 /// What a store has not.
 struct Missing {
     /// Keys and values in the order in which they are put; those of a project are guarded by its head.
-    parts: Vec<(Option<ProjectId>, Vec<(Key, Vec<u8>)>)>,
+    parts: Vec<(Option<ProjectId>, Puts)>,
     /// The keys among them that hold records.
     records: BTreeSet<Key>,
     nexts: BTreeMap<ProjectId, u32>,
@@ -267,7 +270,7 @@ fn missing(registry: &Registry, records: Vec<Record>, entries: &[Entry]) -> Resu
     // Ways to what is there may be missing, too.
     let image = layout::image(&both, both.records());
     let mut missing = Missing { parts: Vec::new(), records: BTreeSet::new(), nexts: BTreeMap::new() };
-    let mut by_project: BTreeMap<ProjectId, Vec<(Key, Vec<u8>)>> = BTreeMap::new();
+    let mut by_project: BTreeMap<ProjectId, Puts> = BTreeMap::new();
     let (mut nodes, mut members, mut ways) = (Vec::new(), Vec::new(), Vec::new());
     for (key, item) in image {
         if there.contains_key(&key) {

@@ -107,7 +107,7 @@ async fn etcd(url: &str, rest: &str) -> Result<Arc<dyn Store>, ConnectError> {
         let plain = |text| percent_decode(text).ok_or_else(|| wrong("% has to be followed by two hexadecimal digits"));
         options.user = Some(crate::Credentials { name: plain(name)?, password: plain(password)? });
     }
-    options.tls = tls(query, wrong).await?;
+    options.tls = tls(query, wrong)?;
     let prefix = prefix.trim_end_matches('/');
     let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
     let prefix = prefix.parse().map_err(|_| wrong("the prefix has to be printable ASCII"))?;
@@ -116,7 +116,7 @@ async fn etcd(url: &str, rest: &str) -> Result<Arc<dyn Store>, ConnectError> {
 }
 
 #[cfg(feature = "etcd")]
-async fn tls(query: &str, wrong: impl Fn(&'static str) -> ConnectError) -> Result<Option<crate::Tls>, ConnectError> {
+fn tls(query: &str, wrong: impl Fn(&'static str) -> ConnectError) -> Result<Option<crate::Tls>, ConnectError> {
     let (mut ca, mut cert, mut key) = (None, None, None);
     for item in query.split('&').filter(|item| !item.is_empty()) {
         let file = match item.split_once('=') {

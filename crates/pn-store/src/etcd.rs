@@ -135,7 +135,14 @@ fn kind(error: &Error) -> StoreErrorKind {
         Error::InvalidArgs(_) | Error::InvalidUri(_) | Error::Utf8Error(_) | Error::InvalidMetadataValue(_) => {
             return StoreErrorKind::Invalid;
         }
-        _ => return StoreErrorKind::Unavailable,
+        Error::IoError(_)
+        | Error::TransportError(_)
+        | Error::WatchError(_)
+        | Error::LeaseKeepAliveError(_)
+        | Error::ElectError(_)
+        | Error::EndpointError(_)
+        | Error::EndpointsNotManaged
+        | Error::Internal(_) => return StoreErrorKind::Unavailable,
     };
     let message = status.message();
     // The numbers of gRPC (https://grpc.io/docs/guides/status-codes/); etcd's own messages where one stands for several.

@@ -3,7 +3,7 @@
 use core::fmt::Display;
 use core::net::Ipv4Addr;
 use core::str::FromStr;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pn_core::{
     App, AppId, ContainerId, NetworkId, Node, NodeId, Numbers, ProjectId, PublicKey, Record, Rest, State, Timestamp,
@@ -259,6 +259,13 @@ pub(crate) fn project_records(state: &State, id: ProjectId) -> BTreeMap<Key, Rec
     items.filter_map(|(key, item)| if let Item::Record(record) = item { Some((key, record)) } else { None }).collect()
 }
 
+/// Returns the nodes that containers among some records are on.
+pub(crate) fn hosts<'a>(records: impl IntoIterator<Item = &'a Record>) -> BTreeSet<NodeId> {
+    let node = |record: &Record| if let Record::Container(container) = record { Some(container.node) } else { None };
+    records.into_iter().filter_map(node).collect()
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "a kind that is newer than this has no key")]
 fn insert(image: &mut Image, state: &State, record: Record) {
     let mut text = |key: Key, id: String| image.insert(key, Item::Text(id));
     let main = match &record {

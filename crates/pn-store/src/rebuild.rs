@@ -143,11 +143,8 @@ impl Registry {
         let mut together: BTreeMap<String, (bool, Record)> = BTreeMap::new();
         for (node, record) in seen {
             // The node that a container is on knows best; apps may have more containers elsewhere.
-            let is_own = match &record {
-                Record::Container(container) => container.node == node,
-                Record::Node(of) => of.id == node,
-                _ => false,
-            };
+            let is_own = matches!(&record, Record::Container(Container { node: on, .. }) if *on == node)
+                || matches!(&record, Record::Node(Node { id, .. }) if *id == node);
             let Some(name) = name(&record) else { continue };
             let merged = match (together.remove(&name), record) {
                 (Some((_, Record::App(one))), Record::App(two)) => {
@@ -169,18 +166,14 @@ impl Registry {
             .filter(|(key, _)| !there.contains(key))
             .filter_map(|(_, item)| if let Item::Record(record) = item { Some(record) } else { None })
             .collect();
-        missing.sort_by_key(order);
+        missing.sort_by_key(|record| match record {
+            Record::Node(_) => 0,
+            Record::Project(_) => 1,
+            Record::Network(_) => 2,
+            Record::App(_) => 3,
+            Record::Container(_) | Record::Rest(_) | Record::Next(..) | _ => 4,
+        });
         Ok(missing)
-    }
-}
-
-fn order(record: &Record) -> u8 {
-    match record {
-        Record::Node(_) => 0,
-        Record::Project(_) => 1,
-        Record::Network(_) => 2,
-        Record::App(_) => 3,
-        _ => 4,
     }
 }
 
@@ -192,7 +185,7 @@ fn name(record: &Record) -> Option<String> {
         Record::Network(network) => network.id.to_string(),
         Record::Node(node) => node.id.to_string(),
         Record::Container(container) => container.id.to_string(),
-        _ => return None,
+        Record::Rest(_) | Record::Next(..) | _ => return None,
     })
 }
 

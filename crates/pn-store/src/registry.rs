@@ -353,10 +353,7 @@ impl Registry {
         let head = self.store.get(&[layout::head(id), layout::offset()]).await?.entries;
         entries.extend(head.into_iter().flatten());
         let mut records = records(&entries)?;
-        let hosts: BTreeSet<_> = records
-            .iter()
-            .filter_map(|record| if let Record::Container(container) = record { Some(container.node) } else { None })
-            .collect();
+        let hosts = layout::hosts(&records);
         records.extend(self.nodes(hosts).await?.into_iter().map(Record::Node));
         let generation = self.generation(revision, &entries)?;
         Ok(State::load(self.region.clone(), generation, records)?)

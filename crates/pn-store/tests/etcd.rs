@@ -1,5 +1,6 @@
 //! The etcd store against a real etcd.
 #![cfg(feature = "etcd")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that fails says why, and figures are for people")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Writers that race for the same things, over each store; each has a registry of its own, as if it were a process.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that fails says why, and figures are for people")]
 
 mod common;
 

@@ -89,7 +89,7 @@ impl Share {
 
     /// Returns the nodes that containers among some records are on and that are not known.
     pub(super) fn unknown<'a>(&self, records: impl IntoIterator<Item = &'a Record>) -> BTreeSet<NodeId> {
-        hosts(records).into_iter().filter(|node| self.state.node(*node).is_none()).collect()
+        layout::hosts(records).into_iter().filter(|node| self.state.node(*node).is_none()).collect()
     }
 
     /// Says what is recorded of a node, and whether it is alive, where it is or is about to be one of the share's.
@@ -152,7 +152,7 @@ impl Share {
         as_of: Revision,
     ) -> Result<(), LoadError> {
         records.retain(|record| !matches!(record, Record::Rest(_) | Record::Next(..)));
-        let hosted = hosts(&records);
+        let hosted = layout::hosts(&records);
         let mut masked = BTreeMap::new();
         for record in &mut records {
             if let Record::Container(container) = record
@@ -206,9 +206,4 @@ impl Share {
         let plan = self.planner.update(&self.state).clone();
         (plan, core::mem::take(&mut self.changed))
     }
-}
-
-fn hosts<'a>(records: impl IntoIterator<Item = &'a Record>) -> BTreeSet<NodeId> {
-    let node = |record: &Record| if let Record::Container(container) = record { Some(container.node) } else { None };
-    records.into_iter().filter_map(node).collect()
 }

@@ -167,10 +167,7 @@ impl Task {
         for project in members {
             let (_, entries) = store.list_all(&layout::project(project), Some(revision)).await?;
             let records = crate::registry::records(&entries)?;
-            hosts.extend(records.iter().filter_map(|record| match record {
-                Record::Container(container) => Some(container.node),
-                _ => None,
-            }));
+            hosts.extend(layout::hosts(&records));
             projects.push((project, records));
         }
         let mut share = Share::new(self.registry.region().clone(), self.node, self.last, revision, offset);

@@ -256,11 +256,10 @@ impl Reader<'_> {
         // What is given up has to be as it was, too.
         more.extend(known.iter().filter(|node| names.places != Some(node.id)).flat_map(layout::claims));
         more.retain(|key| !self.asked.contains_key(key));
-        let everywhere = match change {
-            Change::UpdateNode(node) => {
-                known.iter().find(|old| old.id == node.id && !is_alike(old, node)).map(|old| old.id)
-            }
-            _ => names.everywhere,
+        let everywhere = if let Change::UpdateNode(node) = change {
+            known.iter().find(|old| old.id == node.id && !is_alike(old, node)).map(|old| old.id)
+        } else {
+            names.everywhere
         };
         if !more.is_empty() {
             self.is_mixed = true;

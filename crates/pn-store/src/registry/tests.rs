@@ -1,3 +1,5 @@
+#![expect(clippy::wildcard_enum_match_arm, reason = "what is not expected is all the same here")]
+
 use core::time::Duration;
 
 use pn_core::{

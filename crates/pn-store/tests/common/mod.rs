@@ -1,4 +1,5 @@
 //! An etcd of a test's own, in a directory and on ports of its own.
+#![allow(dead_code, reason = "each test program uses some of it")]
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
