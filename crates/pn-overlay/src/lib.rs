@@ -19,4 +19,4 @@ pub use memory::MemoryOverlay;
 pub use outbox::{Outbox, Run};
 pub use peer::PrivateKey;
 pub use tunnel::{PeerConfig, PeerStatus, Sealer, Tunnel};
-pub use vtep::{Egress, Ingress, Route, Vtep, Wrap};
+pub use vtep::{Admitted, Egress, Ingress, Route, Vtep, Wrap};

@@ -59,6 +59,8 @@ pub struct Tunnel {
 struct Entry {
     config: PeerConfig,
     endpoint: SocketAddr,
+    /// Whether the table gives its tunnel address to it, and not to another that was given it later.
+    is_owner: bool,
     peer: Peer,
 }
 
@@ -105,17 +107,21 @@ impl Tunnel {
             Some(index) => *index,
             None => self.insert(config),
         };
+        let owner = self.allowed.owner(config.tunnel_address);
+        if let Some(other) = owner.filter(|owner| *owner != index).and_then(|owner| self.peers[owner as usize].as_mut())
+        {
+            other.is_owner = false;
+        }
         let entry = self.peers[index as usize].as_mut().expect("indexed peers exist");
-        let route = IpNet::from(config.tunnel_address);
-        let unchanged = entry.config == config && self.allowed.owner(config.tunnel_address) == Some(index);
+        let unchanged = entry.config == config && owner == Some(index);
         if entry.config.tunnel_address != config.tunnel_address {
             self.allowed.remove(IpNet::from(entry.config.tunnel_address), index);
         }
         if entry.config.underlay != config.underlay {
             entry.endpoint = config.underlay;
         }
-        entry.config = config;
-        self.allowed.insert(route, index);
+        (entry.config, entry.is_owner) = (config, true);
+        self.allowed.insert(IpNet::from(config.tunnel_address), index);
         !unchanged
     }
 
@@ -167,8 +173,8 @@ impl Tunnel {
         datagram: &[u8],
         out: &mut Outbox,
     ) -> Result<Option<(NodeId, UdpPacket<'_>)>, DropReason> {
-        let Self { identity, peers, by_key, allowed, buffer, .. } = self;
-        open(identity, peers, by_key, allowed, (from, datagram), out, buffer)
+        let Self { identity, peers, by_key, buffer, .. } = self;
+        open(identity, peers, by_key, (from, datagram), out, buffer)
     }
 
     /// Opens a datagram as [`open`](Self::open) does, into a buffer of at least the datagram's length and 148 octets.
@@ -182,8 +188,8 @@ impl Tunnel {
         out: &mut Outbox,
         buffer: &'a mut [u8],
     ) -> Result<Option<(NodeId, UdpPacket<'a>)>, DropReason> {
-        let Self { identity, peers, by_key, allowed, .. } = self;
-        open(identity, peers, by_key, allowed, (from, datagram), out, buffer)
+        let Self { identity, peers, by_key, .. } = self;
+        open(identity, peers, by_key, (from, datagram), out, buffer)
     }
 
     /// Does what is due for every peer: handshakes, rekeys, keepalives. To be called about four times a second.
@@ -203,7 +209,7 @@ impl Tunnel {
             index.filter(|index| *index < MAX_PEERS).expect("a node has fewer than 2^24 peers")
         });
         let peer = Peer::new(&self.identity, config.public_key, index);
-        self.peers[index as usize] = Some(Entry { config, endpoint: config.underlay, peer });
+        self.peers[index as usize] = Some(Entry { config, endpoint: config.underlay, is_owner: false, peer });
         self.by_key.insert(config.public_key, index);
         index
     }
@@ -239,7 +245,6 @@ fn open<'a>(
     identity: &Identity,
     peers: &mut [Option<Entry>],
     by_key: &HashMap<PublicKey, u32>,
-    allowed: &AllowedIps<u32>,
     (from, datagram): (SocketAddr, &[u8]),
     out: &mut Outbox,
     buffer: &'a mut [u8],
@@ -275,7 +280,8 @@ fn open<'a>(
         return Ok(None);
     };
     let packet = UdpPacket::parse(packet).ok_or(DropReason::NotVxlan)?;
-    if allowed.owner(packet.source) != Some(index) {
+    // The table has nothing but whole addresses, so this is what it says.
+    if !entry.is_owner || entry.config.tunnel_address != packet.source {
         return Err(DropReason::TunnelSource);
     }
     Ok(Some((entry.config.node, packet)))

@@ -87,17 +87,24 @@ impl Driver {
         let Some((node, packet)) = opened else {
             return Ok(());
         };
-        let ingress = self.vtep.ingress(node, &packet)?;
-        let packet = ingress.packet.octets();
-        let Some(place) = self.tun_of.get(&ingress.container) else {
-            let (container, packet) = (ingress.container, packet.to_vec());
-            return self.deliver(Owner::Container(container), packet);
+        let ingress = self.vtep.ingress_after(node, &packet, &mut self.admitted)?;
+        let (container, packet) = (ingress.container, ingress.packet.octets());
+        let place = match self.last_tun {
+            Some((last, place)) if last == container => place,
+            _ => match self.tun_of.get(&container) {
+                Some(place) => *place,
+                None => {
+                    let packet = packet.to_vec();
+                    return self.deliver(Owner::Container(container), packet);
+                }
+            },
         };
+        self.last_tun = Some((container, place));
         // It waits for those that follow it, where it lies.
         let start = self.opened_to + (packet.as_ptr().addr() - base);
         let packet = start..start + packet.len();
         self.opened_to = packet.end;
-        self.coalescer.push(*place, &self.opened, packet);
+        self.coalescer.push(place, &self.opened, packet);
         Ok(())
     }
 
@@ -162,14 +169,26 @@ impl Driver {
 
     /// Sends a packet that was read from an interface on its way.
     fn forward_read(&mut self, place: usize, len: usize) -> Result<(), DropReason> {
-        let attached = self.tuns.get(place).and_then(Option::as_ref).ok_or(DropReason::UnknownDestination)?;
+        let attached = self.tuns.get_mut(place).and_then(Option::as_mut).ok_or(DropReason::UnknownDestination)?;
         let (network, container) = (attached.network, attached.container);
         let header = *self.packet[HEADROOM - VirtioHeader::LEN..].first_chunk().expect("there is room for a header");
         let told = VirtioHeader::parse(header).ok_or(DropReason::NotIp)?;
         let whole = HEADROOM..HEADROOM + len.saturating_sub(VirtioHeader::LEN);
         let packet = Ipv4Packet::parse(&self.packet[whole.clone()]).ok_or(DropReason::NotIp)?;
         let mut pieces = Pieces::new(&told, &self.packet, whole.clone())?;
-        match self.vtep.route(network, container, &packet, pieces.largest())? {
+        let claim = (packet.protocol(), *packet.octets()[12..].first_chunk().expect("a header has 20 octets"));
+        let largest = pieces.largest();
+        let route = match attached.last {
+            Some((last, wrap, checked)) if last == claim && largest <= checked => Route::Tunnel(wrap),
+            _ => {
+                let route = self.vtep.route(network, container, &packet, largest)?;
+                if let Route::Tunnel(wrap) = route {
+                    attached.last = Some((claim, wrap, largest));
+                }
+                route
+            }
+        };
+        match route {
             Route::Tunnel(wrap) => {
                 let mut sealer = self.tunnel.sealer(wrap.via())?;
                 while let Some(piece) = pieces.next(&mut self.packet) {

@@ -10,7 +10,7 @@ use pn_core::{
 };
 use pn_overlay::peer::OVERHEAD;
 use pn_overlay::vtep::MAX_OVERHEAD;
-use pn_overlay::{PeerConfig, Vtep, reconcile};
+use pn_overlay::{Admitted, PeerConfig, Vtep, reconcile};
 use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::{ATTACHED, Attached, Driver, FIRST_TUN, REMOVED};
@@ -83,6 +83,8 @@ impl Driver {
         self.set_peers(&plan);
         self.set_stacks(&plan);
         self.vtep = Vtep::new(plan);
+        self.admitted = Admitted::default();
+        self.tuns.iter_mut().flatten().for_each(|attached| attached.last = None);
         report
     }
 
@@ -174,7 +176,7 @@ impl Driver {
             .map_err(|error| failed(ErrorKind::Io).with_source(std::io::Error::from(error)))?;
         self.remove_interface(container);
         self.remove_stack(Owner::Container(container), ATTACHED);
-        self.tuns[place] = Some(Attached { container, network, tun });
+        self.tuns[place] = Some(Attached { container, network, tun, last: None });
         self.tun_of.insert(container, place);
         Ok(())
     }
@@ -214,6 +216,7 @@ impl Driver {
 
     /// Removes a container's interface.
     pub(super) fn remove_interface(&mut self, container: ContainerId) -> bool {
+        self.last_tun = None;
         let place = self.tun_of.remove(&container);
         place.and_then(|place| self.tuns.get_mut(place)).is_some_and(|attached| attached.take().is_some())
     }
