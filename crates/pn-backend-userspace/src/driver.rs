@@ -63,6 +63,9 @@ pub(crate) enum Command {
     Interface(ContainerId, oneshot::Sender<Option<Interface>>),
     Attach(ContainerId, Box<Tun>, oneshot::Sender<Result<(), BackendError>>),
     Detach(ContainerId, oneshot::Sender<bool>),
+    NetworkInterface(NetworkId, oneshot::Sender<Option<Interface>>),
+    AttachNetwork(NetworkId, Box<Tun>, oneshot::Sender<Result<(), BackendError>>),
+    DetachNetwork(NetworkId, oneshot::Sender<bool>),
 }
 
 /// The way to ask the driver, which ends with the last of them.
@@ -108,6 +111,7 @@ pub(crate) struct Driver {
     /// Interfaces by their place, which their events name.
     tuns: Vec<Option<Attached>>,
     tun_of: HashMap<ContainerId, usize>,
+    tap_of: HashMap<NetworkId, usize>,
     /// The tasks that answer DNS over TCP, by network.
     resolvers: BTreeMap<NetworkId, tokio::task::AbortHandle>,
     /// Stacks that have something to do.
@@ -133,10 +137,10 @@ pub(crate) struct Driver {
     idle: Duration,
 }
 
-/// A container's interface.
+/// An interface: a container's, or the one that all containers of a network share.
 #[derive(Debug)]
 struct Attached {
-    container: ContainerId,
+    container: Option<ContainerId>,
     network: NetworkId,
     tun: Tun,
     /// Where the last packet went through the tunnel, and how long one was allowed to be.
@@ -240,6 +244,7 @@ impl Driver {
             stacks: BTreeMap::new(),
             tuns: Vec::new(),
             tun_of: HashMap::new(),
+            tap_of: HashMap::new(),
             resolvers: BTreeMap::new(),
             due: VecDeque::new(),
             deadlines: BTreeSet::new(),
@@ -364,6 +369,9 @@ impl Driver {
             Command::Interface(container, reply) => drop(reply.send(self.interface(container))),
             Command::Attach(container, tun, reply) => drop(reply.send(self.attach(container, *tun))),
             Command::Detach(container, reply) => drop(reply.send(self.detach(container))),
+            Command::NetworkInterface(network, reply) => drop(reply.send(self.network_interface(network))),
+            Command::AttachNetwork(network, tun, reply) => drop(reply.send(self.attach_network(network, *tun))),
+            Command::DetachNetwork(network, reply) => drop(reply.send(self.detach_network(network))),
         }
     }
 

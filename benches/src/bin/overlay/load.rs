@@ -72,7 +72,7 @@ pub(crate) fn echo(port: u16) -> io::Result<Value> {
     let mut buffer = [0; 64];
     loop {
         match stream.read(&mut buffer)? {
-            0 => return Ok(Value::Null),
+            0 => return Ok(json!({})),
             len => stream.write_all(&buffer[..len])?,
         }
     }
