@@ -8,8 +8,8 @@ use std::{io, thread};
 use async_trait::async_trait;
 use pn_core::backend::{Observed, OverlayBackend};
 use pn_core::{
-    BackendError, Capabilities, ContainerId, Encryption, ErrorKind, KeyScope, NodeId, NodePlan, PublicKey, Report,
-    Resolver,
+    BackendError, Capabilities, ContainerId, Encryption, ErrorKind, KeyScope, NetworkId, NodeId, NodePlan, PublicKey,
+    Report, Resolver,
 };
 use pn_overlay::{DropCounters, PeerStatus, PrivateKey, Tunnel};
 use tokio::sync::oneshot;
@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use crate::driver::{Command, Commands, Driver, Shared};
 use crate::port::Port;
 use crate::tap::UnderlayTap;
-use crate::tun::{Tun, TunPort};
+use crate::tun::{Interface, TapPort, Tun, TunPort};
 use crate::underlay::Underlay;
 
 /// A node's data plane in this process, for any user.
@@ -108,6 +108,14 @@ impl Builder {
     }
 }
 
+/// Makes an interface, on a thread that may change its namespace.
+async fn open(port: TunPort, interface: Interface) -> io::Result<Tun> {
+    let (sender, receiver) = oneshot::channel();
+    let open = move || drop(sender.send(Tun::open(port, interface)));
+    thread::Builder::new().name("pn-tun".to_owned()).spawn(open)?;
+    receiver.await.map_err(|_| io::Error::other("the thread that makes the interface panicked"))?
+}
+
 fn kind(error: &io::Error) -> ErrorKind {
     let kinds = [
         (io::ErrorKind::PermissionDenied, ErrorKind::PermissionDenied),
@@ -163,13 +171,9 @@ impl UserspaceBackend {
         let operation = "attach an interface to";
         let interface = self.ask(operation, container, |reply| Command::Interface(container, reply)).await?;
         let interface = interface.ok_or_else(|| self.not_here(operation, container))?;
-        let (sender, receiver) = oneshot::channel();
-        let failed = move |error: io::Error| BackendError::new(kind(&error), operation, container).with_source(error);
-        let open = move || drop(sender.send(Tun::open(port, interface)));
-        thread::Builder::new().name("pn-tun".to_owned()).spawn(open).map_err(failed)?;
-        let tun = receiver.await.map_err(|_| failed(io::Error::other("the thread that makes it panicked")))?;
-        let tun = Box::new(tun.map_err(failed)?);
-        self.ask(operation, container, |reply| Command::Attach(container, tun, reply)).await?
+        let tun = open(port, interface).await;
+        let tun = tun.map_err(|error| BackendError::new(kind(&error), operation, container).with_source(error))?;
+        self.ask(operation, container, |reply| Command::Attach(container, Box::new(tun), reply)).await?
     }
 
     /// Takes a container's interface away and gives it sockets in this process again. Returns whether it had one.
@@ -178,6 +182,39 @@ impl UserspaceBackend {
     /// [`ErrorKind::Closed`].
     pub async fn detach(&self, container: ContainerId) -> Result<bool, BackendError> {
         self.ask("detach the interface of", container, |reply| Command::Detach(container, reply)).await
+    }
+
+    /// Gives a network of the applied plan a TAP interface, which the caller makes a port of a bridge: through it the
+    /// containers of this node are reached that have no interface of their own, and reach the others. It has no address. It
+    /// stays over plans and goes with the network, with [`detach_network`](Self::detach_network), and with the backend.
+    ///
+    /// Every container has the MAC address of the plan. ARP does not cross: who is behind the bridge has static neighbours for
+    /// all containers of the network (and for the resolver, at [`MacAddr::of_ipv4`](pn_core::MacAddr::of_ipv4) of its address,
+    /// where it is to be reached here). What frames claim is checked as ever.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach).
+    ///
+    /// # Cancel safety
+    /// Dropped, it has happened or not; asked again, it replaces what is there.
+    pub async fn attach_network(&self, network: NetworkId, port: TapPort) -> Result<(), BackendError> {
+        let operation = "attach an interface to";
+        let interface = self.ask(operation, network, |reply| Command::NetworkInterface(network, reply)).await?;
+        let not_here = || {
+            let object = format!("{network} on {}: the applied plan does not have it there", self.shared.node);
+            BackendError::new(ErrorKind::NotFound, operation, object)
+        };
+        let tun = open(port.0, interface.ok_or_else(not_here)?).await;
+        let tun = tun.map_err(|error| BackendError::new(kind(&error), operation, network).with_source(error))?;
+        self.ask(operation, network, |reply| Command::AttachNetwork(network, Box::new(tun), reply)).await?
+    }
+
+    /// Takes a network's interface away and gives its containers sockets in this process. Returns whether it had one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`].
+    pub async fn detach_network(&self, network: NetworkId) -> Result<bool, BackendError> {
+        self.ask("detach the interface of", network, |reply| Command::DetachNetwork(network, reply)).await
     }
 
     fn not_here(&self, operation: &'static str, container: ContainerId) -> BackendError {

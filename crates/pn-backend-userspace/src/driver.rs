@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use pn_core::backend::Observed;
 use pn_core::{BackendError, ContainerId, Generation, NetworkId, NodeId, NodePlan, Report, Resolver};
-use pn_overlay::{DropCounters, Outbox, PeerStatus, Tunnel, Vtep};
+use pn_overlay::{Admitted, DropCounters, Outbox, PeerStatus, Tunnel, Vtep, Wrap};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use tokio::runtime::Handle;
@@ -33,6 +33,9 @@ const TICK: Duration = Duration::from_millis(250);
 const UNDERLAY: u64 = 0;
 const WAKE: u64 = 1;
 const FIRST_TUN: u64 = 2;
+
+/// How long events are looked for before the driver sleeps, where they come that fast.
+const WATCH: Duration = Duration::from_micros(50);
 
 /// Events taken at a time.
 const EVENTS: usize = 64;
@@ -60,6 +63,9 @@ pub(crate) enum Command {
     Interface(ContainerId, oneshot::Sender<Option<Interface>>),
     Attach(ContainerId, Box<Tun>, oneshot::Sender<Result<(), BackendError>>),
     Detach(ContainerId, oneshot::Sender<bool>),
+    NetworkInterface(NetworkId, oneshot::Sender<Option<Interface>>),
+    AttachNetwork(NetworkId, Box<Tun>, oneshot::Sender<Result<(), BackendError>>),
+    DetachNetwork(NetworkId, oneshot::Sender<bool>),
 }
 
 /// The way to ask the driver, which ends with the last of them.
@@ -105,6 +111,7 @@ pub(crate) struct Driver {
     /// Interfaces by their place, which their events name.
     tuns: Vec<Option<Attached>>,
     tun_of: HashMap<ContainerId, usize>,
+    tap_of: HashMap<NetworkId, usize>,
     /// The tasks that answer DNS over TCP, by network.
     resolvers: BTreeMap<NetworkId, tokio::task::AbortHandle>,
     /// Stacks that have something to do.
@@ -121,17 +128,27 @@ pub(crate) struct Driver {
     opened: Box<[u8]>,
     opened_to: usize,
     coalescer: Coalescer<usize>,
+    /// What the last packet of the tunnel was found to be, and the interface it was for.
+    admitted: Admitted,
+    last_tun: Option<(ContainerId, usize)>,
     epoch: Instant,
     next_tick: Duration,
+    /// How long there was nothing to do before the last event.
+    idle: Duration,
 }
 
-/// A container's interface.
+/// An interface: a container's, or the one that all containers of a network share.
 #[derive(Debug)]
 struct Attached {
-    container: ContainerId,
+    container: Option<ContainerId>,
     network: NetworkId,
     tun: Tun,
+    /// Where the last packet went through the tunnel, and how long one was allowed to be.
+    last: Option<(Claim, Wrap, usize)>,
 }
+
+/// What of a packet decides where it goes: protocol, source and destination.
+type Claim = (u8, [u8; 8]);
 
 impl std::fmt::Debug for PortInner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -227,6 +244,7 @@ impl Driver {
             stacks: BTreeMap::new(),
             tuns: Vec::new(),
             tun_of: HashMap::new(),
+            tap_of: HashMap::new(),
             resolvers: BTreeMap::new(),
             due: VecDeque::new(),
             deadlines: BTreeSet::new(),
@@ -237,8 +255,11 @@ impl Driver {
             opened: vec![0; carry::OPENED_BUFFER].into_boxed_slice(),
             opened_to: 0,
             coalescer: Coalescer::new(),
+            admitted: Admitted::default(),
+            last_tun: None,
             epoch: Instant::now(),
             next_tick: TICK,
+            idle: Duration::MAX,
         })
     }
 
@@ -254,7 +275,11 @@ impl Driver {
                 }
             }
             let patience = self.patience();
-            if let Err(error) = self.wait(&mut events, patience) {
+            let waited = self.watch(&mut events, patience).and_then(|()| match events.is_empty() {
+                true => self.wait(&mut events, self.patience()),
+                false => Ok(()),
+            });
+            if let Err(error) = waited {
                 tracing::error!(%error, "the driver cannot wait for packets");
                 return;
             }
@@ -282,9 +307,41 @@ impl Driver {
         next.saturating_sub(self.now())
     }
 
-    /// Waits for events.
-    fn wait(&self, events: &mut Vec<Event>, patience: Duration) -> io::Result<()> {
+    /// Looks for events for a moment without sleeping, where the last ones came so soon that it pays.
+    ///
+    /// To sleep and to be woken takes longer than a packet's way to the other node and back. Whoever else has something to do
+    /// goes first.
+    fn watch(&mut self, events: &mut Vec<Event>, patience: Duration) -> io::Result<()> {
         events.clear();
+        let limit = patience.min(WATCH);
+        if limit.is_zero() || self.idle > WATCH {
+            return Ok(());
+        }
+        let start = Instant::now();
+        while events.is_empty() && start.elapsed() < limit {
+            if self.shared.has_ready() || !self.commands.is_empty() {
+                return Ok(());
+            }
+            rustix::thread::sched_yield();
+            self.poll(events, Duration::ZERO)?;
+        }
+        if !events.is_empty() {
+            self.idle = start.elapsed();
+        }
+        Ok(())
+    }
+
+    fn poll(&self, events: &mut Vec<Event>, patience: Duration) -> io::Result<()> {
+        let timeout = Timespec::try_from(patience).map_err(io::Error::other)?;
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits for events.
+    fn wait(&mut self, events: &mut Vec<Event>, patience: Duration) -> io::Result<()> {
+        let start = Instant::now();
         let mut patience = patience;
         if !patience.is_zero() {
             // Who has work from here on wakes us; who had it before has put it where it is seen now.
@@ -293,13 +350,10 @@ impl Driver {
                 patience = Duration::ZERO;
             }
         }
-        let timeout = Timespec::try_from(patience).map_err(io::Error::other)?;
-        let result = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), Some(&timeout));
+        let result = self.poll(events, patience);
         self.shared.is_asleep.store(false, Ordering::SeqCst);
-        match result {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        self.idle = start.elapsed();
+        result
     }
 
     fn now(&self) -> Duration {
@@ -315,6 +369,9 @@ impl Driver {
             Command::Interface(container, reply) => drop(reply.send(self.interface(container))),
             Command::Attach(container, tun, reply) => drop(reply.send(self.attach(container, *tun))),
             Command::Detach(container, reply) => drop(reply.send(self.detach(container))),
+            Command::NetworkInterface(network, reply) => drop(reply.send(self.network_interface(network))),
+            Command::AttachNetwork(network, tun, reply) => drop(reply.send(self.attach_network(network, *tun))),
+            Command::DetachNetwork(network, reply) => drop(reply.send(self.detach_network(network))),
         }
     }
 

@@ -23,5 +23,5 @@ pub use loopback::{Loopback, LoopbackNode};
 pub use port::{Port, ResolveError, Target};
 pub use tap::{Direction, Recorder, UnderlayTap};
 pub use tcp::{TcpListener, TcpStream};
-pub use tun::TunPort;
+pub use tun::{TapPort, TunPort};
 pub use udp::UdpSocket;

@@ -1,4 +1,5 @@
-//! The system calls that have no safe wrapper elsewhere: TUN's `ioctl`s, and UDP in batches with segmentation offload.
+//! The system calls that have no safe wrapper elsewhere: TUN's `ioctl`s, and UDP in batches with segmentation offload; and
+//! code for processors that have more than every processor has.
 
 #![expect(unsafe_code, reason = "the one file of the crate that may; each block says why it holds")]
 
@@ -183,6 +184,34 @@ fn address(name: &libc::sockaddr_in6) -> Option<SocketAddr> {
         }
         _ => None,
     }
+}
+
+/// Sums octets as native words of four, for checksums; what is left of less than 32 is not summed.
+pub(crate) fn sum_words(octets: &[u8]) -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has AVX2.
+        return unsafe { sum_words_avx2(octets) };
+    }
+    sum_words_anywhere(octets)
+}
+
+/// The same code, compiled for processors that have wider registers.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn sum_words_avx2(octets: &[u8]) -> u64 {
+    sum_words_anywhere(octets)
+}
+
+#[inline(always)]
+fn sum_words_anywhere(octets: &[u8]) -> u64 {
+    let mut lanes = [0u64; 8];
+    for block in octets.chunks_exact(32) {
+        for (lane, word) in lanes.iter_mut().zip(block.chunks_exact(4)) {
+            *lane += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+        }
+    }
+    lanes.iter().sum()
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

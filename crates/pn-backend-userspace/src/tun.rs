@@ -67,15 +67,41 @@ impl TunPort {
     }
 }
 
+/// Where the TAP interface of a network is made: in the namespace of the bridge that it is to be a port of.
+///
+/// It is given to [`UserspaceBackend::attach_network`](crate::UserspaceBackend::attach_network).
+#[derive(Debug)]
+pub struct TapPort(pub(crate) TunPort);
+
+impl TapPort {
+    /// In the network namespace at a path, with a name.
+    pub fn in_netns(path: impl Into<PathBuf>, name: InterfaceName) -> Self {
+        Self(TunPort::in_netns(path).named(name))
+    }
+
+    /// In the network namespace that a descriptor refers to, with a name.
+    #[must_use]
+    pub fn in_netns_of(namespace: OwnedFd, name: InterfaceName) -> Self {
+        Self(TunPort::in_netns_of(namespace).named(name))
+    }
+}
+
 /// What an interface is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Interface {
-    pub(crate) address: Ipv4Addr,
-    pub(crate) prefix_len: u8,
-    pub(crate) resolver: Ipv4Addr,
+    pub(crate) kind: Kind,
     pub(crate) mtu: u16,
     /// How many packets the kernel may hand over as one.
     pub(crate) segments: u32,
+}
+
+/// Whose interface one is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A container's: packets.
+    Container { address: Ipv4Addr, prefix_len: u8, resolver: Ipv4Addr },
+    /// A network's: frames.
+    Network,
 }
 
 /// An interface that was made; it goes when this is dropped.
@@ -109,7 +135,8 @@ impl Tun {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
         // Exclusive: what has the name already is somebody else's.
-        let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL;
+        let kind = if interface.kind == Kind::Network { libc::IFF_TAP } else { libc::IFF_TUN };
+        let flags = kind | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL;
         sys::set_interface(file.as_fd(), name, flags)?;
         let mut wanted = OFFLOADS.iter();
         while let Some(offloads) = wanted.next()
@@ -118,8 +145,10 @@ impl Tun {
         let mut link = Link::open(name)?;
         link.set_mtu(interface.mtu, interface.segments)?;
         link.set_up()?;
-        link.add_address(interface.address, interface.prefix_len)?;
-        link.add_route(interface.resolver)?;
+        if let Kind::Container { address, prefix_len, resolver } = interface.kind {
+            link.add_address(address, prefix_len)?;
+            link.add_route(resolver)?;
+        }
         Ok(Self { file, link, interface })
     }
 

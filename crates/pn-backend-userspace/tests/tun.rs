@@ -4,12 +4,15 @@ mod cluster;
 mod namespace;
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use cluster::Cluster;
 use namespace::Namespace;
-use pn_backend_userspace::{Port, TunPort, probe};
+use pn_backend_userspace::{Port, TapPort, TunPort, probe};
 use pn_core::backend::Observed;
 use pn_core::*;
 use pn_dns::stub;
@@ -250,4 +253,133 @@ async fn what_cannot_be_attached_is_an_error_and_what_is_attached_comes_off() {
     assert!(!backend.detach(a).await.unwrap());
     let echoed = timeout(LIMIT, probe::tcp(&cluster.port(b), &cluster.port(a), 7, b"as before")).await.unwrap();
     assert_eq!(echoed.unwrap(), b"as before");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_behind_a_bridge_share_one_interface() {
+    if !namespace::is_root() {
+        return;
+    }
+    let mut cluster = Cluster::start(2).await;
+    let (a, b, c) = (cluster.add(1, 1), cluster.add(1, 1), cluster.add(1, 2));
+    cluster.apply().await;
+    let (bridge, backend) = (Namespace::new(), &cluster.region.nodes()[0].backend);
+    let tap = TapPort::in_netns(bridge.path(), "pn-tap".parse().unwrap());
+    backend.attach_network(cluster::network(1), tap).await.unwrap();
+    assert!(backend.port(a).is_err());
+    bridge.ip(&["link", "add", "br0", "type", "bridge"]);
+    bridge.ip(&["link", "set", "pn-tap", "master", "br0"]);
+    bridge.ip(&["link", "set", "br0", "up"]);
+    let far = attach(&cluster, c).await;
+    let inside: Vec<_> = [a, b].map(|container| behind(&cluster, &bridge, container, &[a, b, c])).into_iter().collect();
+
+    for (from, to, target) in [(&inside[0], &far, c), (&far, &inside[1], b), (&inside[0], &inside[1], b)] {
+        transfer(from, to, address(&cluster, target), 80, 3_000_000).await;
+    }
+    let plan = cluster.region.state().node_plan(cluster.region.nodes()[0].id);
+    assert_eq!(backend.observe().await.unwrap(), Observed::from(&plan));
+
+    // Who takes another's address, or keeps it and takes another's MAC, is not heard.
+    let before = backend.drops().get(DropReason::ForgedSource);
+    inside[0].ip(&["link", "set", "eth0", "address", "02:00:0a:f0:00:02"]);
+    let send = move || drop(UdpSocket::bind("10.240.0.1:0").unwrap().send_to(b"forged", "10.240.0.3:9"));
+    inside[0].run(send).await;
+    let counted = async {
+        while backend.drops().get(DropReason::ForgedSource) == before {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    timeout(LIMIT, counted).await.unwrap();
+
+    assert!(backend.detach_network(cluster::network(1)).await.unwrap());
+    assert!(!bridge.ip(&["link"]).contains("pn-tap"));
+    assert!(backend.port(a).is_ok());
+}
+
+/// Makes a namespace that is a port of a bridge, as a container's is, with static neighbours.
+fn behind(cluster: &Cluster, bridge: &Namespace, container: ContainerId, all: &[ContainerId]) -> Namespace {
+    let (inside, address_of) = (Namespace::new(), |container| address(cluster, container));
+    let own = address_of(container);
+    let port = format!("v{}", own.octets()[3]);
+    bridge.ip(&["link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &inside.name]);
+    bridge.ip(&["link", "set", &port, "master", "br0", "up"]);
+    inside.ip(&["link", "set", "eth0", "address", &MacAddr::of_ipv4(own).to_string(), "mtu", "1390", "up"]);
+    inside.ip(&["address", "add", &format!("{own}/22"), "dev", "eth0"]);
+    for other in all.iter().map(|container| address_of(*container)).filter(|other| *other != own) {
+        let mac = MacAddr::of_ipv4(other).to_string();
+        inside.ip(&["neighbour", "add", &other.to_string(), "lladdr", &mac, "dev", "eth0", "nud", "permanent"]);
+    }
+    inside
+}
+
+/// An underlay that loses one datagram of a hundred, delivers one twice, and one late.
+struct BadLink {
+    addresses: [SocketAddr; 2],
+    is_over: Arc<AtomicBool>,
+}
+
+impl BadLink {
+    /// Between two nodes: what arrives at the first address leaves from the second for the second node, and the other way.
+    fn between(nodes: [SocketAddr; 2]) -> Self {
+        let sockets = [0, 1].map(|_| UdpSocket::bind("127.0.0.1:0").unwrap());
+        let addresses = [0, 1].map(|n| sockets[n].local_addr().unwrap());
+        let is_over = Arc::new(AtomicBool::new(false));
+        for n in 0..2 {
+            let (from, to) = (sockets[n].try_clone().unwrap(), sockets[1 - n].try_clone().unwrap());
+            let (target, is_over) = (nodes[1 - n], Arc::clone(&is_over));
+            from.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+            thread::spawn(move || {
+                let (mut buffer, mut late, mut state) = ([0; 2000], None::<Vec<u8>>, 7u32);
+                while !is_over.load(Ordering::Relaxed) {
+                    let Ok((len, _)) = from.recv_from(&mut buffer) else {
+                        continue;
+                    };
+                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    let datagram = &buffer[..len];
+                    match (state >> 16) % 100 {
+                        0 => {}
+                        1 => (0..2).for_each(|_| drop(to.send_to(datagram, target))),
+                        2 if late.is_none() => late = Some(datagram.to_vec()),
+                        other => {
+                            drop(to.send_to(datagram, target));
+                            if other < 20
+                                && let Some(late) = late.take()
+                            {
+                                drop(to.send_to(&late, target));
+                            }
+                        }
+                    }
+                }
+            });
+        }
+        Self { addresses, is_over }
+    }
+}
+
+impl Drop for BadLink {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_underlay_loses_repeats_and_reorders_arrives_once_and_in_order() {
+    if !namespace::is_root() {
+        return;
+    }
+    let mut cluster = Cluster::start(2).await;
+    let (a, b) = (cluster.add(1, 1), cluster.add(1, 2));
+    let hosts = [0, 1].map(|n| cluster.region.state().node(cluster.region.nodes()[n].id).unwrap().clone());
+    let link = BadLink::between([hosts[0].underlay, hosts[1].underlay]);
+    for (n, mut host) in hosts.into_iter().enumerate() {
+        // Where the other node sends what is for this one.
+        host.underlay = link.addresses[1 - n];
+        cluster.change(Change::UpdateNode(host));
+    }
+    cluster.apply().await;
+    let (inside_a, inside_b) = (attach(&cluster, a).await, attach(&cluster, b).await);
+    transfer(&inside_a, &inside_b, address(&cluster, b), 80, 10_000_000).await;
+    transfer(&inside_b, &inside_a, address(&cluster, a), 80, 10_000_000).await;
+    let drops = cluster.region.nodes()[1].backend.drops();
+    assert!(drops.get(DropReason::Replay) > 0, "something was delivered twice");
 }

@@ -23,4 +23,4 @@ pub use memory::{MemoryNames, MemoryOverlay};
 pub use outbox::{Outbox, Run};
 pub use peer::PrivateKey;
 pub use tunnel::{PeerConfig, PeerStatus, Sealer, Tunnel};
-pub use vtep::{Egress, Ingress, Route, Vtep, Wrap};
+pub use vtep::{Admitted, Egress, Ingress, Route, Vtep, Wrap};

@@ -188,6 +188,17 @@ impl Peer {
         self.has_queued && self.handshake_age().is_some()
     }
 
+    /// Begins a handshake, unless there is a session or one is under way.
+    pub(crate) fn begin<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Step<'a>, DropReason> {
+        if buffer.len() < MIN_BUFFER {
+            return Err(DropReason::TooBig);
+        }
+        if self.handshake_age().is_some() {
+            return Ok(Step::Done);
+        }
+        step(self.tunn.format_handshake_initiation(buffer, false))
+    }
+
     /// Does what is due: handshakes, rekeys, keepalives. To be called a few times a second.
     pub(crate) fn tick<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Step<'a>, DropReason> {
         if buffer.len() < MIN_BUFFER {

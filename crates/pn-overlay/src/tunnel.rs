@@ -50,6 +50,8 @@ pub struct Tunnel {
     /// Places in `peers` that are free.
     free: Vec<u32>,
     by_key: HashMap<PublicKey, u32>,
+    /// The peers by where they are planned to be.
+    by_underlay: HashMap<SocketAddr, u32>,
     allowed: AllowedIps<u32>,
     /// Where messages are opened.
     buffer: Box<[u8]>,
@@ -59,6 +61,8 @@ pub struct Tunnel {
 struct Entry {
     config: PeerConfig,
     endpoint: SocketAddr,
+    /// Whether the table gives its tunnel address to it, and not to another that was given it later.
+    is_owner: bool,
     peer: Peer,
 }
 
@@ -67,6 +71,9 @@ const MAX_PEERS: u32 = 1 << 24;
 
 /// The first octet of a cookie reply.
 const COOKIE: u8 = 3;
+
+/// The first octet of a data message.
+const DATA: u8 = 4;
 
 /// The longest datagram UDP carries.
 const MAX_DATAGRAM: usize = 65_535;
@@ -86,6 +93,7 @@ impl Tunnel {
             peers: Vec::new(),
             free: Vec::new(),
             by_key: HashMap::new(),
+            by_underlay: HashMap::new(),
             allowed: AllowedIps::new(),
             buffer: vec![0; MAX_DATAGRAM].into_boxed_slice(),
         }
@@ -105,17 +113,23 @@ impl Tunnel {
             Some(index) => *index,
             None => self.insert(config),
         };
+        let owner = self.allowed.owner(config.tunnel_address);
+        if let Some(other) = owner.filter(|owner| *owner != index).and_then(|owner| self.peers[owner as usize].as_mut())
+        {
+            other.is_owner = false;
+        }
         let entry = self.peers[index as usize].as_mut().expect("indexed peers exist");
-        let route = IpNet::from(config.tunnel_address);
-        let unchanged = entry.config == config && self.allowed.owner(config.tunnel_address) == Some(index);
+        let unchanged = entry.config == config && owner == Some(index);
         if entry.config.tunnel_address != config.tunnel_address {
             self.allowed.remove(IpNet::from(entry.config.tunnel_address), index);
         }
         if entry.config.underlay != config.underlay {
             entry.endpoint = config.underlay;
+            forget(&mut self.by_underlay, entry.config.underlay, index);
         }
-        entry.config = config;
-        self.allowed.insert(route, index);
+        self.by_underlay.insert(config.underlay, index);
+        (entry.config, entry.is_owner) = (config, true);
+        self.allowed.insert(IpNet::from(config.tunnel_address), index);
         !unchanged
     }
 
@@ -126,6 +140,7 @@ impl Tunnel {
         };
         if let Some(entry) = self.peers[index as usize].take() {
             self.allowed.remove(IpNet::from(entry.config.tunnel_address), index);
+            forget(&mut self.by_underlay, entry.config.underlay, index);
             self.free.push(index);
         }
         true
@@ -167,8 +182,9 @@ impl Tunnel {
         datagram: &[u8],
         out: &mut Outbox,
     ) -> Result<Option<(NodeId, UdpPacket<'_>)>, DropReason> {
-        let Self { identity, peers, by_key, allowed, buffer, .. } = self;
-        open(identity, peers, by_key, allowed, (from, datagram), out, buffer)
+        let Self { identity, peers, by_key, by_underlay, buffer, .. } = self;
+        let opened = open(identity, peers, by_key, (from, datagram), out, buffer);
+        opened.inspect_err(|_| begin(peers, by_underlay, (from, datagram), out))
     }
 
     /// Opens a datagram as [`open`](Self::open) does, into a buffer of at least the datagram's length and 148 octets.
@@ -182,8 +198,9 @@ impl Tunnel {
         out: &mut Outbox,
         buffer: &'a mut [u8],
     ) -> Result<Option<(NodeId, UdpPacket<'a>)>, DropReason> {
-        let Self { identity, peers, by_key, allowed, .. } = self;
-        open(identity, peers, by_key, allowed, (from, datagram), out, buffer)
+        let Self { identity, peers, by_key, by_underlay, .. } = self;
+        let opened = open(identity, peers, by_key, (from, datagram), out, buffer);
+        opened.inspect_err(|_| begin(peers, by_underlay, (from, datagram), out))
     }
 
     /// Does what is due for every peer: handshakes, rekeys, keepalives. To be called about four times a second.
@@ -203,7 +220,7 @@ impl Tunnel {
             index.filter(|index| *index < MAX_PEERS).expect("a node has fewer than 2^24 peers")
         });
         let peer = Peer::new(&self.identity, config.public_key, index);
-        self.peers[index as usize] = Some(Entry { config, endpoint: config.underlay, peer });
+        self.peers[index as usize] = Some(Entry { config, endpoint: config.underlay, is_owner: false, peer });
         self.by_key.insert(config.public_key, index);
         index
     }
@@ -235,11 +252,32 @@ impl Entry {
     }
 }
 
+/// Removes what leads from an underlay address to a peer, unless it leads to another by now.
+fn forget(by_underlay: &mut HashMap<SocketAddr, u32>, underlay: SocketAddr, index: u32) {
+    if by_underlay.get(&underlay) == Some(&index) {
+        by_underlay.remove(&underlay);
+    }
+}
+
+/// Begins a handshake with a peer that sends data of a session that is not there, as it does after this node was restarted:
+/// it would notice by itself only after 15 s.
+fn begin(
+    peers: &mut [Option<Entry>],
+    by_underlay: &HashMap<SocketAddr, u32>,
+    (from, datagram): (SocketAddr, &[u8]),
+    out: &mut Outbox,
+) {
+    let peer = by_underlay.get(&from).filter(|_| datagram.first() == Some(&DATA));
+    if let Some(Entry { peer, endpoint, .. }) = peer.and_then(|index| peers.get_mut(*index as usize)?.as_mut()) {
+        // Where nothing can be sent now, the next datagram asks again.
+        let _: Result<(), DropReason> = send(out, *endpoint, MIN_BUFFER, |buffer| peer.begin(buffer));
+    }
+}
+
 fn open<'a>(
     identity: &Identity,
     peers: &mut [Option<Entry>],
     by_key: &HashMap<PublicKey, u32>,
-    allowed: &AllowedIps<u32>,
     (from, datagram): (SocketAddr, &[u8]),
     out: &mut Outbox,
     buffer: &'a mut [u8],
@@ -275,7 +313,8 @@ fn open<'a>(
         return Ok(None);
     };
     let packet = UdpPacket::parse(packet).ok_or(DropReason::NotVxlan)?;
-    if allowed.owner(packet.source) != Some(index) {
+    // The table has nothing but whole addresses, so this is what it says.
+    if !entry.is_owner || entry.config.tunnel_address != packet.source {
         return Err(DropReason::TunnelSource);
     }
     Ok(Some((entry.config.node, packet)))

@@ -135,6 +135,39 @@ impl Vtep {
     /// # Errors
     /// The first claim that does not hold.
     pub fn ingress<'a>(&self, from: NodeId, packet: &UdpPacket<'a>) -> Result<Ingress<'a>, DropReason> {
+        self.ingress_after(from, packet, &mut Admitted::default())
+    }
+
+    /// Does what [`ingress`](Self::ingress) does, and remembers what was found: a packet that claims what the one before it
+    /// claimed is not looked up again. What is remembered holds for this value alone, and not for one of a later plan.
+    ///
+    /// # Errors
+    /// The first claim that does not hold.
+    pub fn ingress_after<'a>(
+        &self,
+        from: NodeId,
+        packet: &UdpPacket<'a>,
+        before: &mut Admitted,
+    ) -> Result<Ingress<'a>, DropReason> {
+        let claims = Claims::of(from, packet);
+        let admitted = match &before.0 {
+            Some((same, admitted)) if claims.as_ref() == Some(same) => *admitted,
+            _ => {
+                let admitted = self.admit(from, packet)?;
+                before.0 = claims.map(|claims| (claims, admitted));
+                admitted
+            }
+        };
+        let frame = packet.udp.payload.get(vxlan::HEADER_LEN + ETHERNET_LEN..).ok_or(DropReason::NotVxlan)?;
+        let packet = Ipv4Packet::parse(frame).ok_or(DropReason::NotIp)?;
+        if packet.octets().len() > usize::from(admitted.mtu) {
+            return Err(DropReason::TooBig);
+        }
+        Ok(Ingress { network: admitted.network, container: admitted.container, packet })
+    }
+
+    /// Checks all claims but for lengths.
+    fn admit(&self, from: NodeId, packet: &UdpPacket<'_>) -> Result<Admission, DropReason> {
         if self.plan.host.as_ref().is_none_or(|host| host.tunnel_address != packet.destination) {
             return Err(DropReason::TunnelDestination);
         }
@@ -158,10 +191,39 @@ impl Vtep {
         let to = network.endpoint(packet.destination());
         let to = to.filter(|to| to.node == self.plan.node && to.mac() == frame.destination);
         let to = to.ok_or(DropReason::UnknownDestination)?;
-        if packet.octets().len() > usize::from(network.mtu) {
-            return Err(DropReason::TooBig);
-        }
-        Ok(Ingress { network: network.id, container: to.container, packet })
+        Ok(Admission { network: network.id, container: to.container, mtu: network.mtu })
+    }
+}
+
+/// The last packet that was admitted: what it claimed, and what that came to.
+#[derive(Debug, Clone, Default)]
+pub struct Admitted(Option<(Claims, Admission)>);
+
+/// All that a packet's admission depends on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Claims {
+    from: NodeId,
+    destination: IpAddr,
+    port: u16,
+    /// VXLAN and Ethernet.
+    headers: [u8; vxlan::HEADER_LEN + ETHERNET_LEN],
+    /// Source and destination inside.
+    addresses: [u8; 8],
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Admission {
+    network: NetworkId,
+    container: ContainerId,
+    mtu: u16,
+}
+
+impl Claims {
+    fn of(from: NodeId, packet: &UdpPacket<'_>) -> Option<Self> {
+        let (headers, inner) = packet.udp.payload.split_first_chunk()?;
+        let addresses = *inner.get(12..)?.first_chunk()?;
+        let (destination, port) = (packet.destination, packet.udp.destination);
+        Some(Self { from, destination, port, headers: *headers, addresses })
     }
 }
 

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long anything may take that is waited for: the machines that run this are slow and busy.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Says whether tests that need root can run; where they must, it is a failure that they cannot.
-pub fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     let root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0");
     if !root {
         assert!(std::env::var_os("PN_REQUIRE_ROOT").is_none_or(|value| value != "1"), "needs root");
@@ -23,15 +23,15 @@ pub fn is_root() -> bool {
 
 /// A network of machines that goes with the value.
 #[derive(Debug)]
-pub struct Fleet {
+pub(crate) struct Fleet {
     prefix: String,
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     namespaces: Vec<String>,
 }
 
 impl Fleet {
     /// Makes a bridge for machines to be joined to.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let prefix = format!("pnf{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(&prefix);
@@ -47,12 +47,12 @@ impl Fleet {
     }
 
     /// Counts the namespaces made so far.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.namespaces.len()
     }
 
     /// Makes an empty network namespace and returns its name.
-    pub fn namespace(&mut self, name: &str) -> String {
+    pub(crate) fn namespace(&mut self, name: &str) -> String {
         let name = format!("{}-{name}", self.prefix);
         ip(&["netns", "add", &name]);
         ip(&["-n", &name, "link", "set", "lo", "up"]);
@@ -61,7 +61,7 @@ impl Fleet {
     }
 
     /// Makes a machine on the bridge, with the address 10.9.0.`n`.
-    pub fn machine(&mut self, name: &str, n: u8) -> Machine {
+    pub(crate) fn machine(&mut self, name: &str, n: u8) -> Machine {
         let namespace = self.namespace(name);
         let (wire, end) = (format!("{}-wire", self.prefix), format!("m{n}"));
         ip(&["-n", &wire, "link", "add", &end, "type", "veth", "peer", "name", "eth0", "netns", &namespace]);
@@ -72,7 +72,7 @@ impl Fleet {
     }
 
     /// Makes the namespace of a container, whose resolver is its network's.
-    pub fn container(&mut self, name: &str) -> Container {
+    pub(crate) fn container(&mut self, name: &str) -> Container {
         let namespace = self.namespace(name);
         let etc = Path::new("/etc/netns").join(&namespace);
         fs::create_dir_all(&etc).unwrap();
@@ -97,42 +97,42 @@ impl Drop for Fleet {
 
 /// A machine: a network namespace with an address on the bridge.
 #[derive(Debug, Clone)]
-pub struct Machine {
-    pub namespace: String,
-    pub address: Ipv4Addr,
+pub(crate) struct Machine {
+    pub(crate) namespace: String,
+    pub(crate) address: Ipv4Addr,
     port: String,
     wire: String,
 }
 
 impl Machine {
     /// Prepares a command on the machine.
-    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+    pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         in_namespace(&self.namespace, program)
     }
 
     /// Pulls or plugs the machine's cable.
-    pub fn cable(&self, state: &str) {
+    pub(crate) fn cable(&self, state: &str) {
         ip(&["-n", &self.wire, "link", "set", &self.port, state]);
     }
 }
 
 /// A container: a network namespace that an agent puts an interface into.
 #[derive(Debug, Clone)]
-pub struct Container {
-    pub namespace: String,
+pub(crate) struct Container {
+    pub(crate) namespace: String,
 }
 
 impl Container {
-    pub fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         format!("/run/netns/{}", self.namespace)
     }
 
-    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+    pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         in_namespace(&self.namespace, program)
     }
 
     /// Serves a text by HTTP on a port, with BusyBox.
-    pub fn serve(&self, port: u16, text: &str, dir: &Path) -> Running {
+    pub(crate) fn serve(&self, port: u16, text: &str, dir: &Path) -> Running {
         let root = dir.join(format!("{}-{port}", self.namespace));
         fs::create_dir_all(&root).unwrap();
         fs::write(root.join("index.html"), text).unwrap();
@@ -142,7 +142,7 @@ impl Container {
     }
 
     /// Fetches a URL, and returns what came or what went wrong.
-    pub fn fetch(&self, url: &str) -> Result<String, String> {
+    pub(crate) fn fetch(&self, url: &str) -> Result<String, String> {
         let output = self.command("curl").args(["-sS", "--max-time", "5", url]).output().unwrap();
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
@@ -150,21 +150,21 @@ impl Container {
 
 /// A program that runs until the value goes.
 #[derive(Debug)]
-pub struct Running(pub Child);
+pub(crate) struct Running(pub Child);
 
 impl Running {
-    pub fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         Self(command.stdin(Stdio::null()).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
     }
 
     /// Sends a signal by its name.
-    pub fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         let status = Command::new("kill").args(["-s", signal, &self.0.id().to_string()]).status().unwrap();
         assert!(status.success(), "kill -s {signal}");
     }
 
     /// Kills the program as nothing can refuse.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
@@ -179,7 +179,7 @@ impl Drop for Running {
 
 /// Waits until something is so, and says what it was where it does not become so.
 #[track_caller]
-pub fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Result<T, String>) -> T {
+pub(crate) fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Result<T, String>) -> T {
     let begin = Instant::now();
     loop {
         match probe() {
@@ -192,7 +192,7 @@ pub fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Result<T, String>) -> 
 
 /// Runs a program that must succeed, and returns what it printed.
 #[track_caller]
-pub fn succeed(command: &mut Command) -> String {
+pub(crate) fn succeed(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}: {}", output.status, text(&output.stderr));
     text(&output.stdout)
@@ -200,14 +200,14 @@ pub fn succeed(command: &mut Command) -> String {
 
 /// Runs a program that must fail with a status, and returns what it complained about.
 #[track_caller]
-pub fn fail(command: &mut Command, status: i32) -> String {
+pub(crate) fn fail(command: &mut Command, status: i32) -> String {
     let output: Output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert_eq!(output.status.code(), Some(status), "{command:?}: {} {}", text(&output.stdout), text(&output.stderr));
     assert!(output.stdout.is_empty(), "{command:?}: an error belongs on standard error: {}", text(&output.stdout));
     text(&output.stderr)
 }
 
-pub fn text(octets: &[u8]) -> String {
+pub(crate) fn text(octets: &[u8]) -> String {
     String::from_utf8_lossy(octets).into_owned()
 }
 

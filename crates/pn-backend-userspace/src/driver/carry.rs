@@ -1,14 +1,14 @@
 //! Packets on their way: out of the tunnel, out of interfaces, out of stacks.
 
-use core::net::SocketAddr;
+use core::net::{Ipv4Addr, SocketAddr};
 use core::ops::Range;
 use core::sync::atomic::Ordering;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-use pn_core::{NetworkId, Transport};
-use pn_overlay::packet::{Ipv4Packet, UDP, UdpDatagram, udp_reply};
+use pn_core::{ContainerId, MacAddr, NetworkId, Transport};
+use pn_overlay::packet::{ETHERNET_LEN, ETHERTYPE_IPV4, EthernetFrame, Ipv4Packet, UDP, UdpDatagram, udp_reply};
 use pn_overlay::{DropReason, Route};
 
 use super::{Attached, Driver};
@@ -87,17 +87,24 @@ impl Driver {
         let Some((node, packet)) = opened else {
             return Ok(());
         };
-        let ingress = self.vtep.ingress(node, &packet)?;
-        let packet = ingress.packet.octets();
-        let Some(place) = self.tun_of.get(&ingress.container) else {
-            let (container, packet) = (ingress.container, packet.to_vec());
-            return self.deliver(Owner::Container(container), packet);
+        let ingress = self.vtep.ingress_after(node, &packet, &mut self.admitted)?;
+        let (network, container, packet) = (ingress.network, ingress.container, ingress.packet.octets());
+        let place = match self.last_tun {
+            Some((last, place)) if last == container => place,
+            _ => match place_of(&self.tun_of, &self.tap_of, network, container) {
+                Some(place) => place,
+                None => {
+                    let packet = packet.to_vec();
+                    return self.deliver(network, Owner::Container(container), packet);
+                }
+            },
         };
+        self.last_tun = Some((container, place));
         // It waits for those that follow it, where it lies.
         let start = self.opened_to + (packet.as_ptr().addr() - base);
         let packet = start..start + packet.len();
         self.opened_to = packet.end;
-        self.coalescer.push(*place, &self.opened, packet);
+        self.coalescer.push(place, &self.opened, packet);
         Ok(())
     }
 
@@ -105,12 +112,8 @@ impl Driver {
     fn write_merged(&mut self) {
         let (tuns, drops) = (&self.tuns, &self.shared.drops);
         self.coalescer.drain(&mut self.opened, |merged, buffer| {
-            let mut pieces = [IoSlice::new(&[]); 2 + MAX_PIECES];
-            (pieces[0], pieces[1]) = (IoSlice::new(&merged.header), IoSlice::new(merged.first));
-            for (piece, range) in pieces[2..].iter_mut().zip(merged.rest) {
-                *piece = IoSlice::new(&buffer[range.clone()]);
-            }
-            if let Err(reason) = write(tuns, *merged.place, &pieces[..2 + merged.rest.len()]) {
+            let rest = merged.rest.iter().map(|range| &buffer[range.clone()]);
+            if let Err(reason) = write(tuns, *merged.place, merged.header, merged.first, rest) {
                 (0..=merged.rest.len()).for_each(|_| drops.count(reason));
             }
         });
@@ -118,12 +121,11 @@ impl Driver {
     }
 
     /// Gives a packet to a container or resolver of this node.
-    fn deliver(&mut self, to: Owner, packet: Vec<u8>) -> Result<(), DropReason> {
+    fn deliver(&mut self, network: NetworkId, to: Owner, packet: Vec<u8>) -> Result<(), DropReason> {
         if let Owner::Container(container) = to
-            && let Some(place) = self.tun_of.get(&container)
+            && let Some(place) = place_of(&self.tun_of, &self.tap_of, network, container)
         {
-            let header = VirtioHeader::default().emit(false);
-            return write(&self.tuns, *place, &[IoSlice::new(&header), IoSlice::new(&packet)]);
+            return write(&self.tuns, place, VirtioHeader::default().emit(false), &packet, [].into_iter());
         }
         let stack = self.stacks.get(&to).ok_or(DropReason::UnknownDestination)?;
         let taken = stack.lock().ingress(packet, self.epoch.elapsed());
@@ -139,19 +141,19 @@ impl Driver {
             let Some(attached) = self.tuns.get(place).and_then(Option::as_ref) else {
                 return;
             };
-            let len = match attached.tun.read(&mut self.packet[HEADROOM - VirtioHeader::LEN..]) {
+            let start = HEADROOM - attached.link_len() - VirtioHeader::LEN;
+            let len = match attached.tun.read(&mut self.packet[start..]) {
                 Ok(len) => len,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
                     // Its namespace is gone, and it with it.
-                    let container = attached.container;
-                    tracing::warn!(%container, %error, "the interface of a container is broken");
-                    self.remove_interface(container);
+                    tracing::warn!(network = %attached.network, %error, "an interface is broken");
+                    self.remove_at(place);
                     return;
                 }
             };
-            if let Err(reason) = self.forward_read(place, len) {
+            if let Err(reason) = self.forward_read(place, start..start + len) {
                 self.shared.drops.count(reason);
             }
             if self.outbox.octets() >= FLUSH {
@@ -161,15 +163,40 @@ impl Driver {
     }
 
     /// Sends a packet that was read from an interface on its way.
-    fn forward_read(&mut self, place: usize, len: usize) -> Result<(), DropReason> {
-        let attached = self.tuns.get(place).and_then(Option::as_ref).ok_or(DropReason::UnknownDestination)?;
-        let (network, container) = (attached.network, attached.container);
-        let header = *self.packet[HEADROOM - VirtioHeader::LEN..].first_chunk().expect("there is room for a header");
+    fn forward_read(&mut self, place: usize, read: Range<usize>) -> Result<(), DropReason> {
+        let attached = self.tuns.get_mut(place).and_then(Option::as_mut).ok_or(DropReason::UnknownDestination)?;
+        let (network, link) = (attached.network, attached.link_len());
+        let header = *self.packet[read.start..].first_chunk().expect("there is room for a header");
+        let header = VirtioHeader::shifted(header, -(link as i16));
         let told = VirtioHeader::parse(header).ok_or(DropReason::NotIp)?;
-        let whole = HEADROOM..HEADROOM + len.saturating_sub(VirtioHeader::LEN);
+        let whole = HEADROOM..read.end.max(HEADROOM);
         let packet = Ipv4Packet::parse(&self.packet[whole.clone()]).ok_or(DropReason::NotIp)?;
+        let container = match attached.container {
+            Some(container) => container,
+            None => {
+                let network = self.vtep.plan().networks.get(&network).ok_or(DropReason::UnknownVni)?;
+                let frame = EthernetFrame::parse(&self.packet[HEADROOM - link..read.end]).ok_or(DropReason::NotIp)?;
+                if frame.ethertype != ETHERTYPE_IPV4 {
+                    return Err(DropReason::NotIp);
+                }
+                let endpoint = network.endpoint(packet.source()).filter(|endpoint| endpoint.mac() == frame.source);
+                endpoint.ok_or(DropReason::ForgedSource)?.container
+            }
+        };
         let mut pieces = Pieces::new(&told, &self.packet, whole.clone())?;
-        match self.vtep.route(network, container, &packet, pieces.largest())? {
+        let claim = (packet.protocol(), *packet.octets()[12..].first_chunk().expect("a header has 20 octets"));
+        let largest = pieces.largest();
+        let route = match attached.last {
+            Some((last, wrap, checked)) if last == claim && largest <= checked => Route::Tunnel(wrap),
+            _ => {
+                let route = self.vtep.route(network, container, &packet, largest)?;
+                if let Route::Tunnel(wrap) = route {
+                    attached.last = Some((claim, wrap, largest));
+                }
+                route
+            }
+        };
+        match route {
             Route::Tunnel(wrap) => {
                 let mut sealer = self.tunnel.sealer(wrap.via())?;
                 while let Some(piece) = pieces.next(&mut self.packet) {
@@ -178,22 +205,24 @@ impl Driver {
                 }
                 Ok(())
             }
-            Route::Local(to) => match self.tun_of.get(&to) {
+            Route::Local(to) => match place_of(&self.tun_of, &self.tap_of, network, to) {
+                // A bridge that sends us what its own port is for would have it back for ever.
+                Some(same) if same == place => Err(DropReason::UnknownDestination),
                 // From kernel to kernel it needs no cutting.
-                Some(place) => write(&self.tuns, *place, &[IoSlice::new(&header), IoSlice::new(&self.packet[whole])]),
-                None => self.deliver_pieces(Owner::Container(to), pieces),
+                Some(place) => write(&self.tuns, place, header, &self.packet[whole], [].into_iter()),
+                None => self.deliver_pieces(network, Owner::Container(to), pieces),
             },
             Route::Resolver => match self.answer(network, &packet) {
-                Some(reply) => reply.map_or(Ok(()), |reply| self.deliver(Owner::Container(container), reply)),
-                None => self.deliver_pieces(Owner::Resolver(network), pieces),
+                Some(reply) => reply.map_or(Ok(()), |reply| self.deliver(network, Owner::Container(container), reply)),
+                None => self.deliver_pieces(network, Owner::Resolver(network), pieces),
             },
         }
     }
 
-    fn deliver_pieces(&mut self, to: Owner, mut pieces: Pieces) -> Result<(), DropReason> {
+    fn deliver_pieces(&mut self, network: NetworkId, to: Owner, mut pieces: Pieces) -> Result<(), DropReason> {
         while let Some(piece) = pieces.next(&mut self.packet) {
             let packet = self.packet[piece].to_vec();
-            self.deliver(to, packet)?;
+            self.deliver(network, to, packet)?;
         }
         Ok(())
     }
@@ -251,7 +280,7 @@ impl Driver {
             Owner::Resolver(network) => {
                 let network = self.vtep.plan().networks.get(&network).ok_or(DropReason::UnknownVni)?;
                 let to = network.endpoint(parsed.destination()).ok_or(DropReason::UnknownDestination)?.container;
-                return self.deliver(Owner::Container(to), packet).map(|()| 1);
+                return self.deliver(from.network, Owner::Container(to), packet).map(|()| 1);
             }
         };
         match self.vtep.route(from.network, container, &parsed, parsed.octets().len()) {
@@ -262,10 +291,12 @@ impl Driver {
                 wrap.write(&mut self.buffer, wrap.len());
                 self.tunnel.seal(wrap.via(), &self.buffer, &mut self.outbox).map(|()| 1)
             }
-            Ok(Route::Local(to)) => self.deliver(Owner::Container(to), packet).map(|()| 1),
+            Ok(Route::Local(to)) => self.deliver(from.network, Owner::Container(to), packet).map(|()| 1),
             Ok(Route::Resolver) => match self.answer(from.network, &parsed) {
-                Some(reply) => reply.map_or(Ok(()), |reply| self.deliver(from.owner, reply)).map(|()| ANSWER_COST),
-                None => self.deliver(Owner::Resolver(from.network), packet).map(|()| 1),
+                Some(reply) => {
+                    reply.map_or(Ok(()), |reply| self.deliver(from.network, from.owner, reply)).map(|()| ANSWER_COST)
+                }
+                None => self.deliver(from.network, Owner::Resolver(from.network), packet).map(|()| 1),
             },
             Err(reason) => {
                 if reason == DropReason::UnknownDestination {
@@ -297,10 +328,53 @@ impl Driver {
     }
 }
 
-/// Gives a header and a packet, in pieces, to an interface.
-fn write(tuns: &[Option<Attached>], place: usize, pieces: &[IoSlice<'_>]) -> Result<(), DropReason> {
+/// Gives a packet, in pieces, to an interface; `header` says what there is to say of it.
+fn write<'a>(
+    tuns: &[Option<Attached>],
+    place: usize,
+    header: [u8; VirtioHeader::LEN],
+    first: &'a [u8],
+    rest: impl ExactSizeIterator<Item = &'a [u8]>,
+) -> Result<(), DropReason> {
     let attached = tuns.get(place).and_then(Option::as_ref).ok_or(DropReason::UnknownDestination)?;
-    attached.tun.write(pieces).map_err(|_| DropReason::QueueFull)
+    let header = VirtioHeader::shifted(header, attached.link_len() as i16);
+    let mut frame = [0; ETHERNET_LEN];
+    if attached.container.is_none() {
+        // The packet is not whole here, but its header is.
+        let [_, _, _, addresses @ ..] = first.first_chunk::<20>().ok_or(DropReason::NotIp)?.as_chunks::<4>().0 else {
+            return Err(DropReason::NotIp);
+        };
+        let [from, to] = [0, 1].map(|n| MacAddr::of_ipv4(Ipv4Addr::from(addresses[n])));
+        frame = EthernetFrame::header(to, from, ETHERTYPE_IPV4);
+    }
+    let mut pieces = [IoSlice::new(&[]); 3 + MAX_PIECES];
+    pieces[..3].copy_from_slice(&[
+        IoSlice::new(&header),
+        IoSlice::new(&frame[..attached.link_len()]),
+        IoSlice::new(first),
+    ]);
+    let count = 3 + rest.len();
+    for (piece, octets) in pieces[3..].iter_mut().zip(rest) {
+        *piece = IoSlice::new(octets);
+    }
+    attached.tun.write(&pieces[..count.min(pieces.len())]).map_err(|_| DropReason::QueueFull)
+}
+
+/// Finds the interface that packets for a container are written to.
+fn place_of(
+    tun_of: &HashMap<ContainerId, usize>,
+    tap_of: &HashMap<NetworkId, usize>,
+    network: NetworkId,
+    container: ContainerId,
+) -> Option<usize> {
+    tun_of.get(&container).or_else(|| tap_of.get(&network)).copied()
+}
+
+impl Attached {
+    /// Returns how long the header is that a packet has in front of it here.
+    const fn link_len(&self) -> usize {
+        if self.container.is_some() { 0 } else { ETHERNET_LEN }
+    }
 }
 
 /// The packets that one of an interface is sent as.

@@ -10,14 +10,14 @@ use pn_core::{
 };
 use pn_overlay::peer::OVERHEAD;
 use pn_overlay::vtep::MAX_OVERHEAD;
-use pn_overlay::{PeerConfig, Vtep, reconcile};
+use pn_overlay::{Admitted, PeerConfig, Vtep, reconcile};
 use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::{ATTACHED, Attached, Driver, FIRST_TUN, REMOVED};
 use crate::netstack::Netstack;
 use crate::port::{DNS_PORT, Owner, Port, PortInner};
 use crate::resolver;
-use crate::tun::{Interface, Tun};
+use crate::tun::{Interface, Kind, Tun};
 use crate::underlay;
 
 impl Driver {
@@ -44,8 +44,11 @@ impl Driver {
 
     fn has_port(&self, network: NetworkId, container: ContainerId, address: Ipv4Addr) -> bool {
         let stack = self.stacks.get(&Owner::Container(container)).map(|stack| (stack.network, stack.address));
-        let tun = self.tun_of(container).map(|attached| (attached.network, attached.tun.interface().address));
-        stack.or(tun) == Some((network, address))
+        let tun = self.tun_of(container).and_then(|attached| match attached.tun.interface().kind {
+            Kind::Container { address, .. } => Some((attached.network, address)),
+            Kind::Network => None,
+        });
+        stack.or(tun) == Some((network, address)) || (stack.or(tun).is_none() && self.tap_of.contains_key(&network))
     }
 
     /// Makes the node what the plan says. It happens between two packets, so nobody sees half of it.
@@ -83,6 +86,8 @@ impl Driver {
         self.set_peers(&plan);
         self.set_stacks(&plan);
         self.vtep = Vtep::new(plan);
+        self.admitted = Admitted::default();
+        self.tuns.iter_mut().flatten().for_each(|attached| attached.last = None);
         report
     }
 
@@ -110,10 +115,12 @@ impl Driver {
             let owners = local.map(|endpoint| (Owner::Container(endpoint.container), endpoint.address));
             for (owner, address) in owners.chain([(Owner::Resolver(*id), network.resolver)]) {
                 wanted.insert(owner);
-                if let Owner::Container(container) = owner
-                    && self.keep_interface(container, network, address)
-                {
-                    continue;
+                if let Owner::Container(container) = owner {
+                    let has_own = self.keep_interface(container, network, address);
+                    if has_own || self.tap_of.contains_key(id) {
+                        self.remove_stack(owner, ATTACHED);
+                        continue;
+                    }
                 }
                 let is_same = |existing: &PortInner| {
                     (existing.network, existing.address, existing.resolver) == (*id, address, network.resolver)
@@ -138,6 +145,19 @@ impl Driver {
         for container in gone {
             self.remove_interface(container);
         }
+        let taps: Vec<_> = self.tap_of.keys().copied().collect();
+        for id in taps {
+            match plan.networks.get(&id) {
+                Some(network) => {
+                    let Interface { mtu, segments, .. } = interface(network, Kind::Network);
+                    let attached = self.tap_of.get(&id).and_then(|place| self.tuns.get_mut(*place)?.as_mut());
+                    if let Some(Err(error)) = attached.map(|attached| attached.tun.set_mtu(mtu, segments)) {
+                        tracing::warn!(network = %id, %error, "the interface keeps its MTU");
+                    }
+                }
+                None => drop(self.remove_network_interface(id)),
+            }
+        }
     }
 
     /// Returns what the interface of a container of this node is to be; `None` where there is no such container.
@@ -148,7 +168,7 @@ impl Driver {
             let endpoint = endpoints.find(|endpoint| endpoint.container == container && endpoint.node == plan.node)?;
             Some((network, endpoint))
         })?;
-        Some(interface(network, endpoint.address))
+        Some(interface(network, container_kind(network, endpoint.address)))
     }
 
     /// Gives a container an interface, made for what [`interface`](Self::interface) said, instead of its sockets in this
@@ -159,24 +179,72 @@ impl Driver {
             // A plan was applied in between.
             return Err(failed(ErrorKind::Conflict));
         }
+        let Kind::Container { address, .. } = tun.interface().kind else {
+            return Err(failed(ErrorKind::Conflict));
+        };
         let is_here = |network: &&NetworkId| {
             let network = self.vtep.plan().networks.get(*network);
-            network
-                .and_then(|network| network.endpoint(tun.interface().address))
-                .is_some_and(|e| e.container == container)
+            network.and_then(|network| network.endpoint(address)).is_some_and(|e| e.container == container)
         };
         let network = *self.vtep.plan().networks.keys().find(is_here).ok_or_else(|| failed(ErrorKind::NotFound))?;
+        let place = self.place(&tun).map_err(|error| failed(ErrorKind::Io).with_source(error))?;
+        self.remove_interface(container);
+        self.remove_stack(Owner::Container(container), ATTACHED);
+        self.tuns[place] = Some(Attached { container: Some(container), network, tun, last: None });
+        self.tun_of.insert(container, place);
+        Ok(())
+    }
+
+    /// Finds a place for an interface and has its events reported.
+    fn place(&mut self, tun: &Tun) -> std::io::Result<usize> {
         let place = self.tuns.iter().position(Option::is_none).unwrap_or_else(|| {
             self.tuns.push(None);
             self.tuns.len() - 1
         });
-        epoll::add(&self.epoll, &tun, EventData::new_u64(place as u64 + FIRST_TUN), EventFlags::IN)
-            .map_err(|error| failed(ErrorKind::Io).with_source(std::io::Error::from(error)))?;
-        self.remove_interface(container);
-        self.remove_stack(Owner::Container(container), ATTACHED);
-        self.tuns[place] = Some(Attached { container, network, tun });
-        self.tun_of.insert(container, place);
+        epoll::add(&self.epoll, tun, EventData::new_u64(place as u64 + FIRST_TUN), EventFlags::IN)?;
+        Ok(place)
+    }
+
+    /// Returns what the interface of a network on this node is to be.
+    pub(super) fn network_interface(&self, network: NetworkId) -> Option<Interface> {
+        self.vtep.plan().networks.get(&network).map(|network| interface(network, Kind::Network))
+    }
+
+    /// Gives a network an interface that all its containers here share, but those that have one of their own.
+    pub(super) fn attach_network(&mut self, network: NetworkId, tun: Tun) -> Result<(), BackendError> {
+        let failed = |kind| BackendError::new(kind, "attach an interface to", network);
+        if self.network_interface(network).as_ref() != Some(tun.interface()) {
+            return Err(failed(ErrorKind::Conflict));
+        }
+        let place = self.place(&tun).map_err(|error| failed(ErrorKind::Io).with_source(error))?;
+        self.remove_network_interface(network);
+        self.tuns[place] = Some(Attached { container: None, network, tun, last: None });
+        self.tap_of.insert(network, place);
+        let plan = self.vtep.plan().clone();
+        self.set_stacks(&plan);
         Ok(())
+    }
+
+    pub(super) fn detach_network(&mut self, network: NetworkId) -> bool {
+        let was_there = self.remove_network_interface(network);
+        let plan = self.vtep.plan().clone();
+        self.set_stacks(&plan);
+        was_there
+    }
+
+    fn remove_network_interface(&mut self, network: NetworkId) -> bool {
+        self.last_tun = None;
+        let place = self.tap_of.remove(&network);
+        place.and_then(|place| self.tuns.get_mut(place)).is_some_and(|attached| attached.take().is_some())
+    }
+
+    /// Removes an interface, whosever it is.
+    pub(super) fn remove_at(&mut self, place: usize) {
+        match self.tuns.get(place).and_then(Option::as_ref).map(|attached| (attached.container, attached.network)) {
+            Some((Some(container), _)) => drop(self.remove_interface(container)),
+            Some((None, network)) => drop(self.remove_network_interface(network)),
+            None => {}
+        }
     }
 
     /// Takes a container's interface away and gives its sockets in this process back; returns whether there was one.
@@ -199,7 +267,7 @@ impl Driver {
         let Some(attached) = self.tun_of.get(&container).and_then(|place| self.tuns.get_mut(*place)?.as_mut()) else {
             return false;
         };
-        let wanted = interface(network, address);
+        let wanted = interface(network, container_kind(network, address));
         let Interface { mtu, segments, .. } = wanted;
         let has = *attached.tun.interface();
         if attached.network != network.id || (Interface { mtu, segments, ..has }) != wanted {
@@ -214,6 +282,7 @@ impl Driver {
 
     /// Removes a container's interface.
     pub(super) fn remove_interface(&mut self, container: ContainerId) -> bool {
+        self.last_tun = None;
         let place = self.tun_of.remove(&container);
         place.and_then(|place| self.tuns.get_mut(place)).is_some_and(|attached| attached.take().is_some())
     }
@@ -258,11 +327,14 @@ impl Driver {
     }
 }
 
-/// Returns what the interface of a container is to be.
-fn interface(network: &NetworkPlan, address: Ipv4Addr) -> Interface {
+/// Returns what an interface is to be.
+fn interface(network: &NetworkPlan, kind: Kind) -> Interface {
     // What fits into one system call of the underlay with all that is put in front.
     let datagram = usize::from(network.mtu) + MAX_OVERHEAD + OVERHEAD;
     let segments = (underlay::MAX_OCTETS / datagram).clamp(1, 64) as u32;
-    let (prefix_len, resolver, mtu) = (network.subnet.prefix_len(), network.resolver, network.mtu);
-    Interface { address, prefix_len, resolver, mtu, segments }
+    Interface { kind, mtu: network.mtu, segments }
+}
+
+const fn container_kind(network: &NetworkPlan, address: Ipv4Addr) -> Kind {
+    Kind::Container { address, prefix_len: network.subnet.prefix_len(), resolver: network.resolver }
 }

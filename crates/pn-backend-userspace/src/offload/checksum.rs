@@ -1,5 +1,7 @@
 //! The Internet checksum (RFC 1071), in the processor's own byte order: it comes out the same, in that order.
 
+use crate::sys;
+
 /// A sum that is not folded yet.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Sum(u64);
@@ -7,16 +9,9 @@ pub(super) struct Sum(u64);
 impl Sum {
     /// Adds octets. What is added before must have had an even number of them.
     pub(super) fn add(self, octets: &[u8]) -> Self {
-        const LANES: usize = 8;
-        let mut lanes = [0u64; LANES];
-        let mut blocks = octets.chunks_exact(4 * LANES);
-        for block in &mut blocks {
-            for (lane, word) in lanes.iter_mut().zip(block.chunks_exact(4)) {
-                *lane += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
-            }
-        }
-        let mut sum = self.0 + lanes.iter().sum::<u64>();
-        let mut pairs = blocks.remainder().chunks_exact(2);
+        let blocks = octets.len() & !31;
+        let mut sum = self.0 + sys::sum_words(&octets[..blocks]);
+        let mut pairs = octets[blocks..].chunks_exact(2);
         for pair in &mut pairs {
             sum += u64::from(u16::from_ne_bytes([pair[0], pair[1]]));
         }

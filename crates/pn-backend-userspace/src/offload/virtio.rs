@@ -71,6 +71,18 @@ impl VirtioHeader {
         })
     }
 
+    /// Moves what a header says by so many octets: of the link's header in front of the packet.
+    #[must_use]
+    pub fn shifted(header: [u8; Self::LEN], by: i16) -> [u8; Self::LEN] {
+        let [flags, gso, a, b, c, d, e, f, g, h] = header;
+        let shift = |is_used: bool, word: [u8; 2]| {
+            let by = if is_used { by } else { 0 };
+            u16::from_ne_bytes(word).saturating_add_signed(by).to_ne_bytes()
+        };
+        let ([a, b], [e, f]) = (shift(gso != GSO_NONE, [a, b]), shift(flags & NEEDS_CHECKSUM != 0, [e, f]));
+        [flags, gso, a, b, c, d, e, f, g, h]
+    }
+
     /// Writes a header. A large packet whose first segment carries CWR is marked as such by `has_cwr`.
     #[must_use]
     pub fn emit(&self, has_cwr: bool) -> [u8; Self::LEN] {

@@ -182,6 +182,28 @@ fn a_message_that_is_no_udp_packet_is_dropped() {
 }
 
 #[test]
+fn a_node_that_was_restarted_begins_where_a_peer_still_believes_in_the_old_session() {
+    let (mut a, mut b) = pair();
+    a.seal(2, b"before").unwrap();
+    assert_eq!(settle(&mut a, &mut b).1, [b"before"]);
+    let mut b = side(2);
+    b.tunnel.set_peer(a.config);
+
+    a.seal(2, b"lost").unwrap();
+    let datagram = a.take().remove(0);
+    assert!(b.open(&a.config, &datagram).is_err());
+    assert_eq!(b.open(&a.config, &datagram), Err(DropReason::NoSession), "only one handshake is begun");
+    assert_eq!(b.out.iter().map(|(to, datagram)| (to, datagram[0])).collect::<Vec<_>>(), [(a.config.underlay, 1)]);
+    settle(&mut a, &mut b);
+    a.seal(2, b"after").unwrap();
+    assert_eq!(settle(&mut a, &mut b).1, [b"after"]);
+
+    let mut stranger = a.config;
+    stranger.underlay = ([198, 51, 100, 1], 1).into();
+    assert!(b.open(&stranger, &datagram).is_err() && b.take().is_empty(), "nobody is asked who is not known");
+}
+
+#[test]
 fn k6_a_peer_is_changed_in_place() {
     let (mut a, mut b) = pair();
     a.seal(2, b"first").unwrap();

@@ -1,0 +1,100 @@
+//! Loads: a UDP blaster and its sink, and ping-pong over TCP. They run as processes of their own inside namespaces.
+
+use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg, setsockopt, sockopt};
+use serde_json::{Value, json};
+
+/// Datagrams that one system call sends or receives, and the octets of each.
+const BATCH: usize = 64;
+const SIZE: usize = 64;
+
+const SOCKET_BUFFER: usize = 8 << 20;
+
+/// Counts datagrams for a time.
+pub(crate) fn sink(port: u16, time: Duration) -> io::Result<Value> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
+    setsockopt(&socket, sockopt::RcvBufForce, &SOCKET_BUFFER)?;
+    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+    let mut headers = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
+    let mut buffers = vec![[0; 2048]; BATCH];
+    let (end, mut received) = (Instant::now() + time, 0u64);
+    while Instant::now() < end {
+        let mut slices: Vec<_> = buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
+        match recvmmsg(socket.as_raw_fd(), &mut headers, slices.iter_mut(), MsgFlags::MSG_WAITFORONE, None) {
+            Ok(messages) => received += messages.count() as u64,
+            Err(nix::errno::Errno::EAGAIN) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(json!({ "received": received }))
+}
+
+/// Sends datagrams for a time, as fast as it goes or at a rate.
+pub(crate) fn blast(to: SocketAddrV4, time: Duration, rate: Option<f64>) -> io::Result<Value> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.connect(to)?;
+    setsockopt(&socket, sockopt::SndBuf, &SOCKET_BUFFER)?;
+    let mut headers = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
+    let payload = [7; SIZE];
+    let slices = [[IoSlice::new(&payload)]; BATCH];
+    let (start, mut sent) = (Instant::now(), 0u64);
+    while start.elapsed() < time {
+        let count = match rate {
+            None => BATCH,
+            Some(rate) => {
+                let due = (start.elapsed().as_secs_f64() * rate) as u64;
+                let due = usize::try_from(due.saturating_sub(sent)).unwrap_or(BATCH);
+                if due < 16 {
+                    thread::sleep(Duration::from_micros(50));
+                    continue;
+                }
+                due.min(BATCH)
+            }
+        };
+        let addresses = [None::<SockaddrIn>; BATCH];
+        let result =
+            sendmmsg(socket.as_raw_fd(), &mut headers, &slices[..count], &addresses[..count], [], MsgFlags::empty());
+        // A full queue is what a blaster is for.
+        sent += result.map_or(0, |messages| messages.count() as u64);
+    }
+    Ok(json!({ "sent": sent, "seconds": start.elapsed().as_secs_f64() }))
+}
+
+/// Echoes TCP, one connection, until it ends.
+pub(crate) fn echo(port: u16) -> io::Result<Value> {
+    let (mut stream, _) = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?.accept()?;
+    stream.set_nodelay(true)?;
+    let mut buffer = [0; 64];
+    loop {
+        match stream.read(&mut buffer)? {
+            0 => return Ok(json!({})),
+            len => stream.write_all(&buffer[..len])?,
+        }
+    }
+}
+
+/// Exchanges single octets for a time.
+pub(crate) fn ping(to: SocketAddrV4, time: Duration) -> io::Result<Value> {
+    let mut stream = TcpStream::connect_timeout(&to.into(), Duration::from_secs(10))?;
+    stream.set_nodelay(true)?;
+    let (start, mut times, mut octet) = (Instant::now(), Vec::new(), [0]);
+    while start.elapsed() < time {
+        let sent = Instant::now();
+        stream.write_all(&octet)?;
+        stream.read_exact(&mut octet)?;
+        times.push(sent.elapsed());
+    }
+    Ok(percentiles(times))
+}
+
+/// Returns the median and the 99th percentile in microseconds.
+pub(crate) fn percentiles(mut times: Vec<Duration>) -> Value {
+    times.sort_unstable();
+    let at = |share: f64| times.get((times.len() as f64 * share) as usize).map_or(0.0, |time| time.as_secs_f64() * 1e6);
+    json!({ "p50_us": at(0.5), "p99_us": at(0.99), "count": times.len() })
+}

@@ -1,0 +1,273 @@
+//! Our data planes beside their peers: between two namespaces on this machine, interleaved over rounds, medians and ratios.
+//!
+//! It needs root, iproute2, iputils-ping, ethtool and iperf3. Peers are measured where they are installed.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "it is a program, and this is what it says")]
+
+mod load;
+mod netns;
+mod node;
+mod systems;
+mod table;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddrV4;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use netns::{Link, Namespaces};
+use node::Role;
+use serde_json::Value;
+use systems::{Running, System};
+use table::Figures;
+
+pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// Measures data planes between two nodes.
+#[derive(Debug, Parser)]
+struct Options {
+    #[command(subcommand)]
+    part: Option<Part>,
+    /// Measure these systems alone, by name.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Measure these figures alone: tcp1, tcp4, udp64, lossless, rtt.
+    #[arg(long, value_delimiter = ',', default_value = "tcp1,tcp4,udp64,lossless,rtt")]
+    figures: Vec<String>,
+    /// How often everything is measured.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// How long each figure is measured.
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+    /// What the link between the nodes does for them.
+    #[arg(long, value_enum, default_value = "offloads")]
+    link: Link,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What this program also is, in processes of their own.
+#[derive(Debug, Subcommand)]
+#[command(hide = true)]
+enum Part {
+    /// One node of ours.
+    Node {
+        n: u16,
+        #[arg(long)]
+        namespace: Option<PathBuf>,
+        #[arg(long)]
+        client_seconds: Option<u64>,
+        #[arg(long, default_value_t = 0)]
+        idle: u16,
+    },
+    /// Counts datagrams.
+    Sink { port: u16, seconds: f64 },
+    /// Sends datagrams.
+    Blast { to: SocketAddrV4, seconds: f64, rate: Option<f64> },
+    /// Echoes octets.
+    Echo { port: u16 },
+    /// Exchanges octets.
+    Ping { to: SocketAddrV4, seconds: f64 },
+}
+
+fn main() -> Result<(), Error> {
+    let options = Options::parse();
+    let Some(part) = &options.part else {
+        return harness(&options);
+    };
+    let time = |seconds: &f64| Duration::from_secs_f64(*seconds);
+    let said = match part {
+        Part::Node { n, namespace, client_seconds, idle } => {
+            let role = match (namespace, client_seconds) {
+                (Some(namespace), _) => Role::Interface(namespace.clone()),
+                (None, Some(seconds)) => Role::Client(Duration::from_secs(*seconds)),
+                (None, None) => Role::Server,
+            };
+            tokio::runtime::Runtime::new()?.block_on(node::run(*n, role, *idle))?
+        }
+        Part::Sink { port, seconds } => load::sink(*port, time(seconds))?,
+        Part::Blast { to, seconds, rate } => load::blast(*to, time(seconds), *rate)?,
+        Part::Echo { port } => load::echo(*port)?,
+        Part::Ping { to, seconds } => load::ping(*to, time(seconds))?,
+    };
+    if !said.is_null() {
+        println!("{said}");
+    }
+    Ok(())
+}
+
+fn harness(options: &Options) -> Result<(), Error> {
+    let is_wanted = |system: &System| options.only.is_empty() || options.only.iter().any(|name| name == system.name());
+    if let Some(unknown) = options.only.iter().find(|name| System::ALL.iter().all(|system| system.name() != **name)) {
+        let known: Vec<_> = System::ALL.iter().map(|system| system.name()).collect();
+        return Err(format!("there is no system {unknown}; there are {}", known.join(", ")).into());
+    }
+    for program in ["ip", "ping", "ethtool", "iperf3"] {
+        systems::find(program).ok_or_else(|| format!("{program} is not installed"))?;
+    }
+    let (present, absent): (Vec<System>, Vec<System>) =
+        System::ALL.into_iter().filter(is_wanted).partition(|system| system.missing().is_none());
+    for system in absent {
+        eprintln!("absent: {}, {} is not installed", system.name(), system.missing().unwrap_or_default());
+    }
+    let scratch = std::env::temp_dir().join(format!("pn-overlay-{}", std::process::id()));
+    std::fs::create_dir_all(&scratch)?;
+    let mut measured = BTreeMap::<&str, Vec<Figures>>::new();
+    for round in 0..options.rounds {
+        for system in &present {
+            match measure(*system, options, &scratch) {
+                Ok(figures) => {
+                    eprintln!("round {round}: {} {figures:?}", system.name());
+                    measured.entry(system.name()).or_default().push(figures);
+                }
+                Err(error) => eprintln!("round {round}: {} failed: {error}", system.name()),
+            }
+        }
+    }
+    std::fs::remove_dir_all(&scratch)?;
+    let order: Vec<_> = present.iter().map(|system| system.name()).collect();
+    println!("{}", if options.json { table::json(&measured).to_string() } else { table::table(&order, &measured) });
+    Ok(())
+}
+
+fn measure(system: System, options: &Options, scratch: &std::path::Path) -> Result<Figures, Error> {
+    let namespaces = Namespaces::new(options.link)?;
+    let running = system.start(&namespaces, scratch)?;
+    let mut figures = Figures::new();
+    if system == System::InProcess {
+        let mut client = namespaces.command("node0", &systems::this_program()?);
+        client.args(["node", "0", "--client-seconds", &options.seconds.to_string()]);
+        let said = ask(&mut client)?;
+        let said = said.as_object().into_iter().flatten();
+        figures.extend(said.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))));
+    } else {
+        for figure in &options.figures {
+            let seconds = options.seconds;
+            match figure.as_str() {
+                "tcp1" => tcp(&namespaces, &running, 1, seconds, &mut figures)?,
+                "tcp4" => tcp(&namespaces, &running, 4, seconds, &mut figures)?,
+                "udp64" => {
+                    let (_, received) = blast(&namespaces, &running, seconds as f64, None)?;
+                    figures.insert("udp64_pps".into(), received);
+                }
+                "lossless" => drop(figures.insert("udp64_lossless_pps".into(), lossless(&namespaces, &running)?)),
+                "rtt" => {
+                    let said = pair(&namespaces, &running, &["echo", PORT], |to| {
+                        vec!["ping".into(), to, seconds.to_string()]
+                    })?
+                    .1;
+                    for (name, of) in [("rtt_p50_us", "p50_us"), ("rtt_p99_us", "p99_us")] {
+                        figures.insert(name.into(), said[of].as_f64().unwrap_or(f64::NAN));
+                    }
+                }
+                other => return Err(format!("there is no figure {other}").into()),
+            }
+        }
+    }
+    if !running.daemons.is_empty() {
+        let rss = running.daemons.iter().map(netns::Daemon::rss_mb).fold(0.0, f64::max);
+        figures.insert("rss_mb".into(), rss);
+    }
+    Ok(figures)
+}
+
+const PORT: &str = "5300";
+
+/// Has iperf3 send for a time.
+fn tcp(
+    namespaces: &Namespaces,
+    running: &Running,
+    streams: u8,
+    seconds: u64,
+    figures: &mut Figures,
+) -> Result<(), Error> {
+    let mut server = namespaces.command(running.server, "iperf3");
+    let mut server = server.args(["-s", "-1", "-p", PORT]).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    wait_listening(namespaces, running)?;
+    let mut client = namespaces.command(running.client, "iperf3");
+    let (time, streams_word) = (seconds.to_string(), streams.to_string());
+    client.args(["-c", &running.address, "-p", PORT, "-t", &time, "-P", &streams_word, "-J"]);
+    let before = netns::busy()?;
+    let said = ask(&mut client);
+    let busy = netns::busy()? - before;
+    server
+        .kill()
+        .or_else(|error| if error.kind() == std::io::ErrorKind::InvalidInput { Ok(()) } else { Err(error) })?;
+    server.wait()?;
+    let said = said?;
+    let gbps = said["end"]["sum_received"]["bits_per_second"].as_f64().ok_or_else(|| said["error"].to_string())? / 1e9;
+    figures.insert(format!("tcp{streams}_gbps"), gbps);
+    if streams == 1 {
+        figures.insert("cpu_s_per_gbit".into(), busy / (gbps * seconds as f64));
+        figures.insert("tcp1_retransmits".into(), said["end"]["sum_sent"]["retransmits"].as_f64().unwrap_or(0.0));
+    }
+    Ok(())
+}
+
+/// Blasts datagrams and returns how many a second were sent and arrived.
+fn blast(namespaces: &Namespaces, running: &Running, seconds: f64, rate: Option<f64>) -> Result<(f64, f64), Error> {
+    let sink = (seconds + 1.5).to_string();
+    let (received, sent) = pair(namespaces, running, &["sink", PORT, &sink], |to| {
+        ["blast".into(), to, seconds.to_string()].into_iter().chain(rate.map(|rate| rate.to_string())).collect()
+    })?;
+    let number = |value: &Value| value.as_f64().unwrap_or(0.0);
+    Ok((number(&sent["sent"]) / seconds, number(&received["received"]) / seconds))
+}
+
+/// Returns the largest of some rates at which less than one datagram of a hundred is lost.
+fn lossless(namespaces: &Namespaces, running: &Running) -> Result<f64, Error> {
+    let mut best = 0.0;
+    for rate in [20e3, 40e3, 60e3, 80e3, 100e3, 130e3, 160e3, 200e3, 250e3] {
+        let mut is_lossless = false;
+        // Once more where it failed: the machine may have been busy with something else.
+        for _ in 0..2 {
+            let (sent, received) = blast(namespaces, running, 1.0, Some(rate))?;
+            is_lossless = sent > 0.9 * rate && received >= 0.99 * sent;
+            if is_lossless {
+                best = f64::max(best, received);
+                break;
+            }
+        }
+        if !is_lossless {
+            break;
+        }
+    }
+    Ok(best)
+}
+
+/// Runs a part of this program on the server and one on the client, and returns what they said.
+fn pair(
+    namespaces: &Namespaces,
+    running: &Running,
+    server: &[&str],
+    client: impl FnOnce(String) -> Vec<String>,
+) -> Result<(Value, Value), Error> {
+    let program = systems::this_program()?;
+    let server = namespaces.command(running.server, &program).args(server).stdout(Stdio::piped()).spawn()?;
+    wait_listening(namespaces, running)?;
+    let mut command = namespaces.command(running.client, &program);
+    let said = ask(command.args(client(format!("{}:{PORT}", running.address))))?;
+    let output = server.wait_with_output()?;
+    Ok((serde_json::from_slice(&output.stdout)?, said))
+}
+
+/// Waits until somebody listens on the port, TCP or UDP.
+fn wait_listening(namespaces: &Namespaces, running: &Running) -> Result<(), Error> {
+    let hexadecimal = format!(":{:04X} ", PORT.parse::<u16>()?);
+    netns::wait_for("a server", || {
+        let mut command = namespaces.command(running.server, "cat");
+        let output = command.args(["/proc/net/tcp", "/proc/net/tcp6", "/proc/net/udp"]).output();
+        output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(&hexadecimal))
+    })
+}
+
+/// Runs a command that says JSON.
+fn ask(command: &mut Command) -> Result<Value, Error> {
+    let output = command.stderr(Stdio::inherit()).output()?;
+    serde_json::from_slice(&output.stdout)
+        .map_err(|error| format!("{command:?} said {:?}: {error}", String::from_utf8_lossy(&output.stdout)).into())
+}
