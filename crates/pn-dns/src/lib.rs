@@ -5,6 +5,7 @@ pub mod answer;
 #[cfg(test)]
 mod fixture;
 pub mod names;
+pub mod other_names;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod stub;
@@ -13,6 +14,7 @@ pub mod zone;
 
 pub use answer::{View, answer};
 pub use names::Names;
+pub use other_names::{OtherNames, Transfers};
 #[cfg(feature = "server")]
 pub use server::{DnsServer, DnsServerBuilder, serve_stream};
 pub use zone::{Lookup, Zone};
