@@ -1,0 +1,129 @@
+//! What a zone consists of, record by record, for whoever keeps zones in another form.
+//!
+//! | owner | records |
+//! |---|---|
+//! | every name with containers | A, and AAAA where the network has IPv6 |
+//! | a declared type without containers | [`Data::Empty`], so that it exists (RFC 8020) |
+//!
+//! Owners are relative to the network's domain and in lower case: names that differ only by case are one name. SOA and NS of
+//! the apex are not among them; each form has its own.
+
+use core::fmt;
+use core::net::{Ipv4Addr, Ipv6Addr};
+use std::collections::BTreeMap;
+
+use pn_core::{Name, NameScope, ZonePlan};
+
+/// The data of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Data {
+    /// An IPv4 address.
+    A(Ipv4Addr),
+    /// An IPv6 address.
+    Aaaa(Ipv6Addr),
+    /// Nothing, in a type for private use (RFC 6895 §3.1): a name without addresses would otherwise not exist.
+    Empty,
+}
+
+/// TYPE of [`Data::Empty`].
+pub(crate) const TYPE_EMPTY: u16 = 65_280;
+
+impl Data {
+    /// Returns its TYPE.
+    pub(crate) const fn rtype(self) -> u16 {
+        match self {
+            Self::A(_) => 1,
+            Self::Aaaa(_) => 28,
+            Self::Empty => TYPE_EMPTY,
+        }
+    }
+
+    /// Returns its RDATA.
+    pub(crate) fn rdata(self) -> Vec<u8> {
+        match self {
+            Self::A(address) => address.octets().to_vec(),
+            Self::Aaaa(address) => address.octets().to_vec(),
+            Self::Empty => Vec::new(),
+        }
+    }
+}
+
+impl fmt::Display for Data {
+    /// Prints type and data as in a master file (RFC 1035 §5, RFC 3597 §5).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::A(address) => write!(f, "A {address}"),
+            Self::Aaaa(address) => write!(f, "AAAA {address}"),
+            Self::Empty => write!(f, "TYPE{TYPE_EMPTY} \\# 0"),
+        }
+    }
+}
+
+/// Returns every record of a zone but those of its apex, ordered by owner and data.
+pub(crate) fn records(plan: &ZonePlan) -> BTreeMap<String, Vec<Data>> {
+    let mut records: BTreeMap<String, Vec<Data>> = BTreeMap::new();
+    for (name, addresses) in plan.names() {
+        let data = records.entry(relative(&name)).or_default();
+        data.extend(addresses.iter().copied().map(Data::A));
+        data.extend(plan.ipv6.iter().flat_map(|prefix| addresses.iter().map(|a| Data::Aaaa(prefix.address(*a)))));
+    }
+    for of_type in plan.types.iter().filter(|of_type| of_type.containers.is_empty()) {
+        let name = Name::of_type(plan.network, of_type.app, of_type.container_type);
+        records.entry(relative(&name)).or_insert_with(|| vec![Data::Empty]);
+    }
+    for data in records.values_mut() {
+        data.sort_unstable();
+        data.dedup();
+    }
+    records
+}
+
+/// Returns the labels of a name below its network's domain, in lower case.
+pub(crate) fn relative(name: &Name) -> String {
+    let app = name.app_id();
+    let mut labels = match name.scope() {
+        NameScope::App => app.to_string(),
+        NameScope::Type(container_type) => format!("{container_type}.{app}"),
+        NameScope::Container(container_type, index) => format!("{index}.{container_type}.{app}"),
+    };
+    labels.make_ascii_lowercase();
+    labels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{app, shop};
+
+    #[test]
+    fn a_zone_has_its_names_and_its_empty_types() {
+        let zone = shop().zone(1);
+        let [app1, app3, app4] = [1, 3, 4].map(|n| app(n).to_string());
+        let a = |last| Data::A(Ipv4Addr::new(10, 240, 0, last));
+        let expected = [
+            (format!("007.{app1}"), vec![a(5)]),
+            (format!("1.007.{app1}"), vec![a(5)]),
+            (format!("1.my-app-backend.{app1}"), vec![a(3)]),
+            (format!("1.web.{app1}"), vec![a(1)]),
+            (format!("1.worker.{app3}"), vec![a(6)]),
+            (format!("2.web.{app1}"), vec![a(2)]),
+            (format!("3.my-app-backend.{app1}"), vec![a(4)]),
+            (app1.clone(), vec![a(1), a(2)]),
+            (format!("cron.{app4}"), vec![Data::Empty]),
+            (format!("idle.{app1}"), vec![Data::Empty]),
+            (format!("my-app-backend.{app1}"), vec![a(3), a(4)]),
+            (format!("web.{app1}"), vec![a(1), a(2)]),
+            (format!("web.{app3}"), vec![Data::Empty]),
+            (format!("worker.{app3}"), vec![a(6)]),
+        ];
+        assert_eq!(records(zone.plan()).into_iter().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn data_is_written_as_in_master_files() {
+        let (a, aaaa) = (Data::A(Ipv4Addr::new(10, 240, 0, 1)), Data::Aaaa(Ipv6Addr::LOCALHOST));
+        assert_eq!((a.to_string(), a.rtype(), a.rdata()), ("A 10.240.0.1".into(), 1, vec![10, 240, 0, 1]));
+        assert_eq!((aaaa.to_string(), aaaa.rtype(), aaaa.rdata().len()), ("AAAA ::1".into(), 28, 16));
+        assert_eq!((Data::Empty.to_string(), Data::Empty.rdata()), ("TYPE65280 \\# 0".into(), vec![]));
+    }
+}
