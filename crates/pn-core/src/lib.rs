@@ -43,7 +43,7 @@ pub use net::{InterfaceName, MacAddr, NetError, PublicKey, Vni};
 pub use network::{Encryption, Families, Ipv6Prefix, KeyScope, Network};
 pub use node::{Availability, Node};
 pub use page::{Page, PageError, PageRequest};
-pub use plan::{Endpoint, Generation, NetworkPlan, NodePlan, Plan, Stage, TypeNames, ZonePlan, ZoneSet};
+pub use plan::{AppNames, Endpoint, Generation, NetworkPlan, NodePlan, Plan, Stage, TypeNames, ZonePlan, ZoneSet};
 pub use policy::{Policy, Region, Requirement};
 pub use project::{NetworkRequest, Project, Terms};
 pub use record::{LoadError, Record};

@@ -22,7 +22,7 @@ use crate::name::Name;
 use crate::net::{PublicKey, Vni};
 use crate::network::Network;
 use crate::node::{Availability, Node};
-use crate::plan::{Generation, NetworkPlan, TypeKey, ZonePlan};
+use crate::plan::{Generation, NetworkPlan, TypeKey};
 use crate::policy::{Policy, Region};
 use crate::project::{NetworkRequest, Project};
 use crate::time::Timestamp;
@@ -193,7 +193,7 @@ struct NetworkState {
     /// The nodes its containers run on, in order.
     parts: Vec<Part>,
     plan: Cached<NetworkPlan>,
-    zone: Cached<ZonePlan>,
+    zone: planning::ZoneCache,
 }
 
 /// A container as it is kept: many share a type.

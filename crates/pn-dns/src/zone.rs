@@ -123,7 +123,7 @@ impl Zone {
 
     /// Returns whether an app of the network declares any type.
     fn declares(&self, app: AppId) -> bool {
-        self.plan.types.binary_search_by_key(&app, |of_type| of_type.app).is_ok()
+        self.plan.app(app).is_some()
     }
 
     /// Looks up what is no name of an app, a type or a container.

@@ -4,6 +4,7 @@ use core::num::NonZeroU32;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::planning::ZoneCache;
 use super::{Cached, Member, NetworkState, NodeState, PackedPhase, Part, ProjectState, State};
 use crate::alloc::Pool;
 use crate::container::{Container, Phase};
@@ -65,7 +66,7 @@ impl State {
             types: Vec::new(),
             parts: Vec::new(),
             plan: Cached::default(),
-            zone: Cached::default(),
+            zone: ZoneCache::default(),
         };
         refuse_second(self.networks.insert(id, state).is_some(), || format!("private network {id}"))
     }

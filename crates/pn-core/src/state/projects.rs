@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::planning::ZoneCache;
 use super::{ApplyError, Cached, NetworkState, ProjectState, State};
 use crate::alloc::{Exhausted, Pool};
 use crate::app::{App, Formation, Hosting};
@@ -77,10 +78,10 @@ impl State {
             types: Vec::new(),
             parts: Vec::new(),
             plan: Cached::default(),
-            zone: Cached::default(),
+            zone: ZoneCache::default(),
         };
         self.networks.insert(network, state);
-        self.touch_names(network);
+        self.touch(network);
         Ok(())
     }
 
@@ -91,7 +92,7 @@ impl State {
         let removed = self.networks.remove(&network).expect("a project's network exists");
         self.vnis.release(removed.network.vni.get(), network, now);
         self.retired.insert(network, now.after(self.policy.vni_rest));
-        self.touch_names(network);
+        self.touch(network);
         Ok(())
     }
 
@@ -106,7 +107,7 @@ impl State {
         state.apps.insert(id);
         let network = state.network;
         self.apps.insert(id, app);
-        network.into_iter().for_each(|network| self.touch_names(network));
+        network.into_iter().for_each(|network| self.touch_names(network, id));
         Ok(())
     }
 
@@ -114,7 +115,7 @@ impl State {
         let network = self.refuse_containers(id)?;
         let app = self.apps.remove(&id).expect("it is known");
         self.projects.get_mut(&app.project).expect("an app's project exists").apps.remove(&id);
-        network.into_iter().for_each(|network| self.touch_names(network));
+        network.into_iter().for_each(|network| self.touch_names(network, id));
         Ok(())
     }
 
@@ -127,7 +128,7 @@ impl State {
         let state = self.projects.get_mut(&project).expect("it admitted the app");
         state.apps.insert(id);
         let to = state.network;
-        from.into_iter().chain(to).for_each(|network| self.touch_names(network));
+        from.into_iter().chain(to).for_each(|network| self.touch_names(network, id));
         Ok(())
     }
 
@@ -152,7 +153,7 @@ impl State {
         for (container_type, count) in formation.types() {
             state.drain_beyond(&(id, *container_type), count, now);
         }
-        self.touch_names(network);
+        self.touch_names(network, id);
         Ok(())
     }
 
@@ -169,7 +170,7 @@ impl State {
             return Err(ApplyError::TypeHasContainers { app: id, container_type: *container_type, count });
         }
         self.apps.get_mut(&id).expect("it is known").formation.undeclare(container_type);
-        network.into_iter().for_each(|network| self.touch_names(network));
+        network.into_iter().for_each(|network| self.touch_names(network, id));
         Ok(())
     }
 

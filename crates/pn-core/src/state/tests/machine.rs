@@ -18,6 +18,7 @@ use crate::node::{Availability, Node};
 use crate::plan::Stage;
 use crate::policy::Region;
 use crate::project::{NetworkRequest, Project};
+use crate::state::planning::ZoneCache;
 use crate::state::{ApplyError, Cached, Change, NodePlanner, State};
 use crate::subnet::Subnet;
 use crate::time::Timestamp;
@@ -501,8 +502,9 @@ fn check_slices(state: &State, planners: &mut [NodePlanner], n: usize) -> Result
     prop_assert_eq!(&loaded.plan(), &plan, "a state is not the sum of its records");
     let mut forgetful = state.clone();
     for state in forgetful.networks.values_mut() {
-        (state.plan, state.zone) = (Cached::default(), Cached::default());
+        (state.plan, state.zone) = (Cached::default(), ZoneCache::default());
     }
+    prop_assert_eq!(state.zones(), plan.zones(), "zones by themselves differ");
     prop_assert_eq!(forgetful.plan(), plan, "a cached plan is stale");
     Ok(())
 }
@@ -515,7 +517,7 @@ fn check_meanwhile(state: &State, published: &crate::ZoneSet) -> Result<(), Test
         prop_assert_eq!((meanwhile.generation, meanwhile.stage), (plan.generation, Stage::Meanwhile));
         for (id, zone) in &meanwhile.zones {
             let (before, after) = (&published.zones[id], &plan.networks[id]);
-            for of_type in &zone.types {
+            for of_type in zone.types() {
                 let was = before.of_type(of_type.app, &of_type.container_type).unwrap();
                 let is = after.zone.of_type(of_type.app, &of_type.container_type).unwrap();
                 for (index, address) in &of_type.containers {
