@@ -171,7 +171,8 @@ impl<F: Form> Directory<F> {
             }
             published.files.remove(&network);
         }
-        if let Err(error) = self.sync() {
+        let synced = if report.is_unchanged() { Ok(()) } else { self.sync() };
+        if let Err(error) = synced {
             let object = format!("directory {}", self.path.display());
             report.record(&object, Err(error.into_backend("sync", &object)));
         }

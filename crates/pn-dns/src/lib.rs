@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod answer;
+pub mod conformance;
 #[cfg(feature = "files")]
 mod directory;
 #[cfg(test)]

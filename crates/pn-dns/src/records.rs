@@ -67,7 +67,7 @@ pub(crate) fn records(plan: &ZonePlan) -> BTreeMap<String, Vec<Data>> {
         data.extend(addresses.iter().copied().map(Data::A));
         data.extend(plan.ipv6.iter().flat_map(|prefix| addresses.iter().map(|a| Data::Aaaa(prefix.address(*a)))));
     }
-    for of_type in plan.types.iter().filter(|of_type| of_type.containers.is_empty()) {
+    for of_type in plan.types().filter(|of_type| of_type.containers.is_empty()) {
         let name = Name::of_type(plan.network, of_type.app, of_type.container_type);
         records.entry(relative(&name)).or_insert_with(|| vec![Data::Empty]);
     }

@@ -13,6 +13,7 @@ pub(crate) use self::writer::{Soa, Writer, write_query};
 
 #[cfg(test)]
 pub(crate) mod eye;
+pub(crate) mod reading;
 mod writer;
 
 /// Length of a header, in octets.

@@ -1,0 +1,1 @@
+//! Files as programs of others read them.
