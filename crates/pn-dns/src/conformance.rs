@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use pn_core::{
-    App, AppId, Change, ContainerId, DnsBackend, ErrorKind, Families, Name, NetworkDomain, NetworkId, NetworkRequest, Node,
-    NodeId, Project, ProjectId, PublicKey, Region, Slot, State, Terms, Timestamp, Transport, ZoneSet,
+    App, AppId, Change, ContainerId, DnsBackend, ErrorKind, Families, Name, NetworkDomain, NetworkId, NetworkRequest,
+    Node, NodeId, Project, ProjectId, PublicKey, Region, Slot, State, Terms, Timestamp, Transport, ZoneSet,
 };
 
 use crate::stub;
@@ -100,7 +100,8 @@ impl Laws<'_> {
                 continue;
             };
             let v4: BTreeSet<IpAddr> = addresses.iter().map(|address| (*address).into()).collect();
-            let v6 = zone.ipv6.iter().flat_map(|prefix| addresses.iter().map(|address| prefix.address(*address).into()));
+            let v6 =
+                zone.ipv6.iter().flat_map(|prefix| addresses.iter().map(|address| prefix.address(*address).into()));
             self.has(network, &text, TYPE_A, &v4, zone.ttl.as_secs()).await;
             self.has(network, &text, TYPE_AAAA, &v6.collect(), zone.ttl.as_secs()).await;
             // D2: any other type is no data, never a denial of the name.
@@ -195,7 +196,8 @@ impl Laws<'_> {
     async fn refuses(&self, older: &ZoneSet) {
         let step = self.step;
         let refused = self.subject.backend().publish(older).await.into_result();
-        let refused = refused.err().unwrap_or_else(|| panic!("{step}: generation {} was published after", older.generation));
+        let refused =
+            refused.err().unwrap_or_else(|| panic!("{step}: generation {} was published after", older.generation));
         assert_eq!(refused.kind(), ErrorKind::Superseded, "{step}: an older set was refused as {refused}");
     }
 
@@ -282,11 +284,14 @@ fn plans() -> Vec<(&'static str, ZoneSet)> {
         app(3, 1, "cron:1"),
         app(4, 2, "web:2"),
     ];
-    changes.extend([run(1, 1, "web", 1), run(2, 1, "web", 2), run(3, 1, "my-app-backend", 1), run(4, 1, "007", 1)].concat());
+    changes.extend(
+        [run(1, 1, "web", 1), run(2, 1, "web", 2), run(3, 1, "my-app-backend", 1), run(4, 1, "007", 1)].concat(),
+    );
     changes.extend([run(5, 2, "worker", 1), run(6, 4, "web", 1), run(7, 4, "web", 2)].concat());
     step("apps in two networks with the same addresses", changes);
     let replaces = Change::Replace { container: container(11), replaces: container(1), node: node().id };
-    let mut changes = vec![replaces, Change::Ready(container(11)), Change::Fail(container(5)), Change::Fail(container(3))];
+    let mut changes =
+        vec![replaces, Change::Ready(container(11)), Change::Fail(container(5)), Change::Fail(container(3))];
     changes.extend([run(8, 1, "my-app-backend", 3), run(9, 3, "cron", 1)].concat());
     step("a rolling restart, failures and starts", changes);
     let mut changes = vec![Change::Scale { app: AppId::from_u128(2), formation: formation("web:80") }];
@@ -296,7 +301,8 @@ fn plans() -> Vec<(&'static str, ZoneSet)> {
     step("a scale-in", changes);
     step("a removed network", {
         let mut changes: Vec<Change> = [6, 7].map(|n| Change::Fail(container(n))).into();
-        changes.extend([Change::RemoveApp(AppId::from_u128(4)), Change::DisablePrivateNetwork(ProjectId::from_u128(2))]);
+        changes
+            .extend([Change::RemoveApp(AppId::from_u128(4)), Change::DisablePrivateNetwork(ProjectId::from_u128(2))]);
         changes
     });
     plans
@@ -352,4 +358,3 @@ const OPT: usize = 11;
 
 /// The id of every query.
 const ID: u16 = 0x1d;
-

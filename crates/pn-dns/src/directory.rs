@@ -93,7 +93,9 @@ impl FileError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Locked { .. } | Self::Foreign { .. } => ErrorKind::Conflict,
-            Self::Write { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+            Self::Write { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                ErrorKind::PermissionDenied
+            }
             Self::Write { .. } => ErrorKind::Io,
         }
     }

@@ -5,10 +5,14 @@ pub mod answer;
 pub mod conformance;
 #[cfg(feature = "files")]
 mod directory;
+#[cfg(feature = "dynamic-update")]
+pub mod dynamic_update;
 #[cfg(test)]
 mod fixture;
 #[cfg(feature = "files")]
 pub mod hosts_file;
+#[cfg(feature = "peers")]
+mod messages;
 pub mod names;
 pub mod other_names;
 #[cfg(any(feature = "files", feature = "peers"))]
@@ -16,6 +20,8 @@ mod records;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod stub;
+#[cfg(feature = "transfer")]
+pub mod transfer;
 mod wire;
 pub mod zone;
 #[cfg(feature = "files")]
@@ -24,12 +30,18 @@ pub mod zone_file;
 pub use answer::{View, answer};
 #[cfg(feature = "files")]
 pub use directory::FileError;
+#[cfg(feature = "dynamic-update")]
+pub use dynamic_update::DynamicUpdate;
 #[cfg(feature = "files")]
 pub use hosts_file::HostsFile;
+#[cfg(feature = "peers")]
+pub use messages::{PeerError, TsigAlgorithm, TsigKey, TsigKeyError};
 pub use names::Names;
 pub use other_names::{OtherNames, Transfers};
 #[cfg(feature = "server")]
 pub use server::{DnsServer, DnsServerBuilder, serve_stream};
+#[cfg(feature = "transfer")]
+pub use transfer::{Primary, Secondary};
 pub use zone::{Lookup, Zone};
 #[cfg(feature = "files")]
 pub use zone_file::ZoneFile;

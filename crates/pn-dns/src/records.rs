@@ -12,7 +12,7 @@ use core::fmt;
 use core::net::{Ipv4Addr, Ipv6Addr};
 use std::collections::BTreeMap;
 
-use pn_core::{Name, NameScope, ZonePlan};
+use pn_core::{AppId, Name, NameScope, ZonePlan};
 
 /// The data of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,23 +59,26 @@ impl fmt::Display for Data {
     }
 }
 
-/// Returns every record of a zone but those of its apex, ordered by owner and data.
-pub(crate) fn records(plan: &ZonePlan) -> BTreeMap<String, Vec<Data>> {
+/// Returns every record of a zone but those of its apex, app by app.
+pub(crate) fn records(plan: &ZonePlan) -> impl Iterator<Item = (String, Data)> {
+    plan.apps.iter().flat_map(|names| records_of(plan, names.app))
+}
+
+/// Returns the records of one app's names, ordered by owner and data.
+pub(crate) fn records_of(plan: &ZonePlan, app: AppId) -> impl Iterator<Item = (String, Data)> + use<> {
     let mut records: BTreeMap<String, Vec<Data>> = BTreeMap::new();
-    for (name, addresses) in plan.names() {
+    for (name, addresses) in plan.names_of(app) {
         let data = records.entry(relative(&name)).or_default();
         data.extend(addresses.iter().copied().map(Data::A));
         data.extend(plan.ipv6.iter().flat_map(|prefix| addresses.iter().map(|a| Data::Aaaa(prefix.address(*a)))));
-    }
-    for of_type in plan.types().filter(|of_type| of_type.containers.is_empty()) {
-        let name = Name::of_type(plan.network, of_type.app, of_type.container_type);
-        records.entry(relative(&name)).or_insert_with(|| vec![Data::Empty]);
-    }
-    for data in records.values_mut() {
         data.sort_unstable();
-        data.dedup();
     }
-    records
+    let types = plan.app(app).into_iter().flat_map(|names| &names.types);
+    for of_type in types.filter(|of_type| of_type.containers.is_empty()) {
+        let name = Name::of_type(plan.network, app, of_type.container_type);
+        records.insert(relative(&name), vec![Data::Empty]);
+    }
+    records.into_iter().flat_map(|(owner, data)| data.into_iter().map(move |data| (owner.clone(), data)))
 }
 
 /// Returns the labels of a name below its network's domain, in lower case.
@@ -101,22 +104,25 @@ mod tests {
         let [app1, app3, app4] = [1, 3, 4].map(|n| app(n).to_string());
         let a = |last| Data::A(Ipv4Addr::new(10, 240, 0, last));
         let expected = [
-            (format!("007.{app1}"), vec![a(5)]),
-            (format!("1.007.{app1}"), vec![a(5)]),
-            (format!("1.my-app-backend.{app1}"), vec![a(3)]),
-            (format!("1.web.{app1}"), vec![a(1)]),
-            (format!("1.worker.{app3}"), vec![a(6)]),
-            (format!("2.web.{app1}"), vec![a(2)]),
-            (format!("3.my-app-backend.{app1}"), vec![a(4)]),
-            (app1.clone(), vec![a(1), a(2)]),
-            (format!("cron.{app4}"), vec![Data::Empty]),
-            (format!("idle.{app1}"), vec![Data::Empty]),
-            (format!("my-app-backend.{app1}"), vec![a(3), a(4)]),
-            (format!("web.{app1}"), vec![a(1), a(2)]),
-            (format!("web.{app3}"), vec![Data::Empty]),
-            (format!("worker.{app3}"), vec![a(6)]),
+            (format!("007.{app1}"), a(5)),
+            (format!("1.007.{app1}"), a(5)),
+            (format!("1.my-app-backend.{app1}"), a(3)),
+            (format!("1.web.{app1}"), a(1)),
+            (format!("2.web.{app1}"), a(2)),
+            (format!("3.my-app-backend.{app1}"), a(4)),
+            (app1.clone(), a(1)),
+            (app1.clone(), a(2)),
+            (format!("idle.{app1}"), Data::Empty),
+            (format!("my-app-backend.{app1}"), a(3)),
+            (format!("my-app-backend.{app1}"), a(4)),
+            (format!("web.{app1}"), a(1)),
+            (format!("web.{app1}"), a(2)),
+            (format!("1.worker.{app3}"), a(6)),
+            (format!("web.{app3}"), Data::Empty),
+            (format!("worker.{app3}"), a(6)),
+            (format!("cron.{app4}"), Data::Empty),
         ];
-        assert_eq!(records(zone.plan()).into_iter().collect::<Vec<_>>(), expected);
+        assert_eq!(records(zone.plan()).collect::<Vec<_>>(), expected);
     }
 
     #[test]

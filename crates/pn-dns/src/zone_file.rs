@@ -68,9 +68,7 @@ impl Form for Master {
             NetworkDomain(plan.network)
         );
         for (owner, data) in records(plan) {
-            for data in data {
-                writeln!(text, "{owner} {data}").expect("a string takes everything");
-            }
+            writeln!(text, "{owner} {data}").expect("a string takes everything");
         }
         text
     }

@@ -21,7 +21,8 @@ pub(crate) struct Reading {
 
 /// Reads a reply; `None` for what is none.
 pub(crate) fn read(reply: &[u8]) -> Option<Reading> {
-    let message = Message::from_vec(reply).ok().filter(|message| message.metadata.message_type == MessageType::Response)?;
+    let message =
+        Message::from_vec(reply).ok().filter(|message| message.metadata.message_type == MessageType::Response)?;
     let owner = message.queries.first().map(|query| query.name());
     let address = |record: &Record| {
         #[expect(clippy::wildcard_enum_match_arm, reason = "addresses are two of the kinds of records there are")]

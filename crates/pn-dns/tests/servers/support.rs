@@ -39,7 +39,8 @@ impl Drop for TempDir {
 /// Returns whether every program is installed; a test without one says so, and fails where nothing may be left out.
 pub fn installed(programs: &[&str]) -> bool {
     let paths = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-    let missing: Vec<_> = programs.iter().filter(|name| !paths.split(':').any(|dir| Path::new(dir).join(name).exists())).collect();
+    let missing: Vec<_> =
+        programs.iter().filter(|name| !paths.split(':').any(|dir| Path::new(dir).join(name).exists())).collect();
     if missing.is_empty() {
         return true;
     }
@@ -139,7 +140,8 @@ impl Server {
         for _ in 0..5 {
             let port = free_port();
             let (port_is, hosts) = (format!("--port={port}"), format!("--addn-hosts={}", hosts.display()));
-            let common = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user="];
+            let common =
+                ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user="];
             let local = ["--listen-address=127.0.0.1", "--bind-interfaces", "--local=/internal/", "--pid-file"];
             let arguments = [&common[..], &local, &[&port_is, &hosts]].concat();
             match Self::spawn(&arguments, port, dir).await {
