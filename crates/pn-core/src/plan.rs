@@ -13,6 +13,7 @@ use crate::name::Name;
 use crate::net::{MacAddr, Vni};
 use crate::network::{Encryption, Ipv6Prefix, KeyScope};
 use crate::node::Node;
+use crate::ports::Ports;
 use crate::subnet::Subnet;
 
 /// Tells plans of one origin apart by age: a backend refuses what is older than what it has.
@@ -302,6 +303,8 @@ pub struct TypeNames {
     pub app: AppId,
     /// The type, in the spelling of the app's formation.
     pub container_type: ContainerType,
+    /// The ports its containers listen on, as the app says.
+    pub ports: Ports,
     /// Slot index and address of each ready container, ordered by index.
     pub containers: Box<[(u32, Ipv4Addr)]>,
 }

@@ -147,11 +147,13 @@ impl State {
 
     /// Plans the names of an app that declares a type.
     fn plan_app(&self, state: &NetworkState, app: AppId) -> Option<AppNames> {
-        let types = self.apps[&app].formation.types().map(|(container_type, _)| {
+        let declared = &self.apps[&app];
+        let types = declared.formation.types().map(|(container_type, _)| {
             let live = state.of_type(&(app, *container_type)).into_iter().flat_map(|at| &state.types[at].live);
             let subnet = state.network.subnet;
             let named = live.filter_map(|(index, live)| Some((*index, subnet.address(live.ready?.get())?)));
-            TypeNames { app, container_type: *container_type, containers: named.collect() }
+            let ports = declared.ports.get(container_type).cloned().unwrap_or_default();
+            TypeNames { app, container_type: *container_type, ports, containers: named.collect() }
         });
         let types: Box<[TypeNames]> = types.collect();
         (!types.is_empty()).then_some(AppNames { app, types })

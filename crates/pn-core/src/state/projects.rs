@@ -11,6 +11,7 @@ use crate::id::{AppId, NetworkId, ProjectId};
 use crate::net::Vni;
 use crate::network::{Families, Ipv6Prefix, Network};
 use crate::policy::Requirement;
+use crate::ports::Ports;
 use crate::project::{NetworkRequest, Project};
 use crate::time::Timestamp;
 
@@ -169,7 +170,29 @@ impl State {
         if count > 0 {
             return Err(ApplyError::TypeHasContainers { app: id, container_type: *container_type, count });
         }
-        self.apps.get_mut(&id).expect("it is known").formation.undeclare(container_type);
+        let app = self.apps.get_mut(&id).expect("it is known");
+        app.formation.undeclare(container_type);
+        app.ports.remove(container_type);
+        network.into_iter().for_each(|network| self.touch_names(network, id));
+        Ok(())
+    }
+
+    pub(super) fn declare_ports(
+        &mut self,
+        id: AppId,
+        container_type: &ContainerType,
+        ports: Ports,
+    ) -> Result<(), ApplyError> {
+        let app = self.apps.get_mut(&id).ok_or(ApplyError::UnknownApp { app: id })?;
+        let Some((declared, _)) = app.formation.declared(container_type) else {
+            return Err(ApplyError::UndeclaredType { app: id, container_type: *container_type });
+        };
+        let declared = *declared;
+        app.ports.remove(&declared);
+        if !ports.is_empty() {
+            app.ports.insert(declared, ports);
+        }
+        let network = self.projects[&app.project].network;
         network.into_iter().for_each(|network| self.touch_names(network, id));
         Ok(())
     }
