@@ -40,12 +40,15 @@ struct Published {
     files: BTreeMap<NetworkId, Known>,
 }
 
+/// The set that a file was written for.
+type Written = (Generation, Stage);
+
 /// A file that says what it should.
 #[derive(Debug)]
 struct Known {
     /// `None` where it is from before this process.
     plan: Option<Arc<ZonePlan>>,
-    written: (Generation, Stage),
+    written: Written,
     print: Print,
 }
 
@@ -210,7 +213,7 @@ impl<F: Form> Directory<F> {
     }
 
     /// Returns of which generation a file of ours is.
-    fn identify(&self, path: &Path) -> Result<Option<((Generation, Stage), Print)>, FileError> {
+    fn identify(&self, path: &Path) -> Result<Option<(Written, Print)>, FileError> {
         let mut start = String::new();
         let file = File::open(path).map_err(FileError::write(path))?;
         let print = file.metadata().map_err(FileError::write(path))?.into();

@@ -9,6 +9,8 @@ mod directory;
 pub mod dynamic_update;
 #[cfg(test)]
 mod fixture;
+#[cfg(feature = "forward")]
+pub mod forward;
 #[cfg(feature = "files")]
 pub mod hosts_file;
 #[cfg(feature = "peers")]
@@ -32,6 +34,8 @@ pub use answer::{View, answer};
 pub use directory::FileError;
 #[cfg(feature = "dynamic-update")]
 pub use dynamic_update::DynamicUpdate;
+#[cfg(feature = "forward")]
+pub use forward::{ForwardError, Forwarder};
 #[cfg(feature = "files")]
 pub use hosts_file::HostsFile;
 #[cfg(feature = "peers")]

@@ -3,7 +3,8 @@
 //! | owner | records |
 //! |---|---|
 //! | every name with containers | A, and AAAA where the network has IPv6 |
-//! | a declared type without containers | [`Data::Empty`], so that it exists (RFC 8020) |
+//! | `_PORT._PROTOCOL` beneath a type that declares a port | SRV, one for each container |
+//! | a declared type without containers, and its ports | [`Data::Empty`], so that they exist (RFC 8020) |
 //!
 //! Owners are relative to the network's domain and in lower case: names that differ only by case are one name. SOA and NS of
 //! the apex are not among them; each form has its own.
@@ -12,7 +13,7 @@ use core::fmt;
 use core::net::{Ipv4Addr, Ipv6Addr};
 use std::collections::BTreeMap;
 
-use pn_core::{AppId, Name, NameScope, ZonePlan};
+use pn_core::{AppId, Name, NameScope, Protocol, Slot, ZonePlan};
 
 /// The data of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,6 +22,8 @@ pub(crate) enum Data {
     A(Ipv4Addr),
     /// An IPv6 address.
     Aaaa(Ipv6Addr),
+    /// A port, and a container that listens on it.
+    Srv(u16, Name),
     /// Nothing, in a type for private use (RFC 6895 §3.1): a name without addresses would otherwise not exist.
     Empty,
 }
@@ -34,6 +37,7 @@ impl Data {
         match self {
             Self::A(_) => 1,
             Self::Aaaa(_) => 28,
+            Self::Srv(..) => 33,
             Self::Empty => TYPE_EMPTY,
         }
     }
@@ -43,6 +47,17 @@ impl Data {
         match self {
             Self::A(address) => address.octets().to_vec(),
             Self::Aaaa(address) => address.octets().to_vec(),
+            Self::Srv(port, target) => {
+                // Priority and weight are 0.
+                let mut rdata = vec![0; 4];
+                rdata.extend_from_slice(&port.to_be_bytes());
+                for label in target.to_string().to_ascii_lowercase().split('.') {
+                    rdata.push(label.len() as u8);
+                    rdata.extend_from_slice(label.as_bytes());
+                }
+                rdata.push(0);
+                rdata
+            }
             Self::Empty => Vec::new(),
         }
     }
@@ -54,6 +69,7 @@ impl fmt::Display for Data {
         match self {
             Self::A(address) => write!(f, "A {address}"),
             Self::Aaaa(address) => write!(f, "AAAA {address}"),
+            Self::Srv(port, target) => write!(f, "SRV 0 0 {port} {}", format!("{target:#}").to_ascii_lowercase()),
             Self::Empty => write!(f, "TYPE{TYPE_EMPTY} \\# 0"),
         }
     }
@@ -73,10 +89,20 @@ pub(crate) fn records_of(plan: &ZonePlan, app: AppId) -> impl Iterator<Item = (S
         data.extend(plan.ipv6.iter().flat_map(|prefix| addresses.iter().map(|a| Data::Aaaa(prefix.address(*a)))));
         data.sort_unstable();
     }
-    let types = plan.app(app).into_iter().flat_map(|names| &names.types);
-    for of_type in types.filter(|of_type| of_type.containers.is_empty()) {
-        let name = Name::of_type(plan.network, app, of_type.container_type);
-        records.insert(relative(&name), vec![Data::Empty]);
+    for of_type in plan.app(app).into_iter().flat_map(|names| &names.types) {
+        let name = relative(&Name::of_type(plan.network, app, of_type.container_type));
+        let slots = of_type.containers.iter().filter_map(|(n, _)| Slot::new(app, of_type.container_type, *n).ok());
+        let containers: Vec<Name> = slots.map(|slot| Name::container(plan.network, &slot)).collect();
+        let or_empty = |data: Vec<Data>| if data.is_empty() { vec![Data::Empty] } else { data };
+        for port in of_type.ports.iter() {
+            let protocol = match port.protocol {
+                Protocol::Tcp => "tcp",
+                Protocol::Udp => "udp",
+            };
+            let data = containers.iter().map(|container| Data::Srv(port.number.get(), *container)).collect();
+            records.insert(format!("_{}._{protocol}.{name}", port.number), or_empty(data));
+        }
+        records.entry(name).or_insert_with(|| vec![Data::Empty]);
     }
     records.into_iter().flat_map(|(owner, data)| data.into_iter().map(move |data| (owner.clone(), data)))
 }
