@@ -3,6 +3,8 @@
 
 pub mod answer;
 pub mod conformance;
+pub mod cookie;
+pub mod counts;
 #[cfg(feature = "files")]
 mod directory;
 #[cfg(feature = "dynamic-update")]
@@ -17,6 +19,7 @@ pub mod hosts_file;
 mod messages;
 pub mod names;
 pub mod other_names;
+pub mod rcode;
 #[cfg(any(feature = "files", feature = "peers"))]
 mod records;
 #[cfg(feature = "server")]
@@ -30,6 +33,8 @@ pub mod zone;
 pub mod zone_file;
 
 pub use answer::{View, answer};
+pub use cookie::{Cookies, Secret};
+pub use counts::{Count, Counts};
 #[cfg(feature = "files")]
 pub use directory::FileError;
 #[cfg(feature = "dynamic-update")]
@@ -40,8 +45,9 @@ pub use forward::{ForwardError, Forwarder};
 pub use hosts_file::HostsFile;
 #[cfg(feature = "peers")]
 pub use messages::{PeerError, TsigAlgorithm, TsigKey, TsigKeyError};
-pub use names::Names;
+pub use names::{Freshness, Names};
 pub use other_names::{OtherNames, Transfers};
+pub use rcode::Rcode;
 #[cfg(feature = "server")]
 pub use server::{DnsServer, DnsServerBuilder, serve_stream};
 #[cfg(feature = "transfer")]
