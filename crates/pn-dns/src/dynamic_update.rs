@@ -32,11 +32,14 @@ mod difference;
 /// put right. The SOA record's MINIMUM is set so that no denial outlives a change.
 ///
 /// - Each publication is one message, as long as what changed: a server that makes updates at once, as BIND and Knot do, shows
-///   a change whole or not at all. More than some 2 000 changed records take several messages, withdrawals first.
+///   a change whole or not at all. More than some 1 300 changed records take several messages, withdrawals first.
 /// - A TXT record at `_generation` says which set last changed the zone, and each update has as a prerequisite that it still does:
 ///   of two publishers the one with the older plan is refused.
 /// - The zone is read whole (AXFR) by the first publication and whenever its serial number is not the one that the last update
 ///   left, which is how changes made by hand are noticed; [`repair`](Self::repair) does that at any time.
+///
+/// BIND (from 9.18.28) takes no more than 100 records of one name and type where its `max-records-per-type` does not say otherwise:
+/// set it to 0, or to more than a type has containers.
 ///
 /// Where several networks share a server, give each a view of its own: an answer depends on who asks.
 #[derive(Debug)]

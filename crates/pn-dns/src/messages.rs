@@ -416,6 +416,9 @@ fn check_rcode(zone: &str, rcode: Rcode) -> Result<(), PeerError> {
         Rcode::REFUSED => "allow the TSIG key to update and transfer the zone",
         Rcode::NOTAUTH | Rcode::NOTZONE | Rcode::NXDOMAIN => "configure the zone on the server, as primary",
         Rcode::NOTIMP => "the server does not know such requests",
+        Rcode::SERVFAIL => {
+            "see its log; BIND, for one, has at most 100 containers of a type unless max-records-per-type says otherwise"
+        }
         _ => "see the server's log",
     };
     Err(PeerError::Refused { zone: zone.to_owned(), rcode: rcode.to_string(), hint })

@@ -128,6 +128,8 @@ mod tests {
     fn a_zone_has_its_names_and_its_empty_types() {
         let zone = shop().zone(1);
         let [app1, app3, app4] = [1, 3, 4].map(|n| app(n).to_string());
+        let backend = |n| Slot::new(app(1), "My-App-Backend".parse().unwrap(), n).unwrap();
+        let srv = |port, n| Data::Srv(port, Name::container(zone.plan().network, &backend(n)));
         let a = |last| Data::A(Ipv4Addr::new(10, 240, 0, last));
         let expected = [
             (format!("007.{app1}"), a(5)),
@@ -136,6 +138,11 @@ mod tests {
             (format!("1.web.{app1}"), a(1)),
             (format!("2.web.{app1}"), a(2)),
             (format!("3.my-app-backend.{app1}"), a(4)),
+            (format!("_3000._tcp.my-app-backend.{app1}"), srv(3000, 1)),
+            (format!("_3000._tcp.my-app-backend.{app1}"), srv(3000, 3)),
+            (format!("_53._udp.my-app-backend.{app1}"), srv(53, 1)),
+            (format!("_53._udp.my-app-backend.{app1}"), srv(53, 3)),
+            (format!("_80._tcp.idle.{app1}"), Data::Empty),
             (app1.clone(), a(1)),
             (app1.clone(), a(2)),
             (format!("idle.{app1}"), Data::Empty),
@@ -156,6 +163,10 @@ mod tests {
         let (a, aaaa) = (Data::A(Ipv4Addr::new(10, 240, 0, 1)), Data::Aaaa(Ipv6Addr::LOCALHOST));
         assert_eq!((a.to_string(), a.rtype(), a.rdata()), ("A 10.240.0.1".into(), 1, vec![10, 240, 0, 1]));
         assert_eq!((aaaa.to_string(), aaaa.rtype(), aaaa.rdata().len()), ("AAAA ::1".into(), 28, 16));
+        let name: Name = "1.A.ap-00000000-0000-0000-0000-000000000001.pn-00000000-0000-0000-0000-000000000002.private-network.internal".parse().unwrap();
+        let (text, rdata) = (Data::Srv(3000, name).to_string(), Data::Srv(3000, name).rdata());
+        assert_eq!(text, format!("SRV 0 0 3000 {name:#}").replace(".A.", ".a."));
+        assert_eq!((&rdata[..10], rdata.len()), (&b"\0\0\0\0\x0b\xb8\x011\x01a"[..], 6 + name.to_string().len() + 2));
         assert_eq!((Data::Empty.to_string(), Data::Empty.rdata()), ("TYPE65280 \\# 0".into(), vec![]));
     }
 }

@@ -21,6 +21,9 @@ use crate::zone::Zone;
 /// the set that last changed it. Files that somebody changed or removed are written again by the next `publish`; those that
 /// are not ours stay as they are. Another process that publishes to the same directory is refused.
 ///
+/// BIND (from 9.18.28) loads no zone with more than 100 records of one name and type where its `max-records-per-type` does not say
+/// otherwise.
+///
 /// A declared type without containers has a record of TYPE65280, which is for private use, with no data: its name exists,
 /// so that asking for its address gives no data instead of "no such name" (RFC 8020). PTR records are not written: a
 /// reverse zone is one for all networks, and who is asked must know who asks.

@@ -111,3 +111,88 @@ const TYPE_TXT: u16 = 16;
 
 /// RRSIG, NSEC, DNSKEY, NSEC3, NSEC3PARAM, CDS, CDNSKEY, ZONEMD, and BIND's own for signing.
 const DNSSEC_TYPES: [u16; 9] = [46, 47, 48, 50, 51, 59, 60, 63, 65_534];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{Model, app, network};
+
+    fn plan(model: &Model) -> Arc<ZonePlan> {
+        model.zones().zones[&network(1)].clone()
+    }
+
+    /// Two apps, of which the second has many containers.
+    fn model() -> Model {
+        let mut model = Model::new();
+        model.app(1, 1, "web:3 idle:0");
+        model.app(2, 1, "web:500");
+        model.run(1, "web", 1);
+        for index in 1..=500 {
+            model.run(2, "web", index);
+        }
+        model
+    }
+
+    #[test]
+    fn an_update_is_as_long_as_the_change() {
+        let mut model = model();
+        let before = plan(&model);
+        let container = model.run(1, "web", 2);
+        let after = plan(&model);
+        assert_eq!(touched(Some(&before), Some(&after)), BTreeSet::from([app(1)]));
+        let of = |plan: &ZonePlan| contents(plan, Some(&BTreeSet::from([app(1)])));
+        // The container's name, its type's and its app's.
+        assert_eq!(difference(&of(&before), &of(&after)).len(), 3);
+        assert_eq!(
+            difference(&contents(&before, None), &contents(&after, None)),
+            difference(&of(&before), &of(&after))
+        );
+        model.apply(pn_core::Change::Fail(container));
+        assert_eq!(difference(&of(&after), &of(&plan(&model))).len(), 3);
+        assert_eq!(touched(None, Some(&after)), BTreeSet::from([app(1), app(2)]));
+    }
+
+    #[test]
+    fn what_is_made_leads_to_what_is_wanted() {
+        let zone = model();
+        let want = contents(&plan(&zone), None);
+        let set = |ttl, rdata: &[&[u8]]| Rrset { ttl, rdata: rdata.iter().map(|rdata| rdata.to_vec()).collect() };
+        let mut have = want.clone();
+        let web = (format!("web.{}", app(1)), 1);
+        have.insert(web.clone(), set(60, &[&[10, 240, 0, 1], &[10, 240, 0, 9]]));
+        have.insert((format!("web.{}", app(2)), 1), set(5, &[&[10, 240, 0, 2], &[10, 0, 0, 1]]));
+        have.insert(("foreign".to_owned(), 16), set(5, &[b"\x01x"]));
+        have.insert((String::new(), 1), set(5, &[&[10, 240, 0, 1]]));
+        have.insert((String::new(), TYPE_NS), set(5, &[b"\x02ns\0"]));
+        have.insert((format!("1.web.{}", app(1)), 46), set(5, &[b"signature"]));
+        have.remove(&(format!("idle.{}", app(1)), crate::records::TYPE_EMPTY));
+        for edit in difference(&have, &want) {
+            match edit {
+                Edit::Add(key, ttl, rdata) => {
+                    let set = have.entry(key).or_default();
+                    set.ttl = ttl;
+                    set.rdata.insert(rdata);
+                }
+                Edit::Delete(key, rdata) => assert!(have.get_mut(&key).unwrap().rdata.remove(&rdata)),
+                Edit::DeleteSet(key) => assert!(have.remove(&key).is_some()),
+                Edit::Soa(_) => unreachable!("no SOA record is among them"),
+            }
+        }
+        have.retain(|key, _| !is_the_servers(key));
+        assert_eq!(have, want);
+        assert_eq!(difference(&have, &want), []);
+    }
+
+    #[test]
+    fn markers_read_back() {
+        for of in [(Generation::new(0), Stage::Meanwhile), (Generation::new(u64::MAX), Stage::Settled)] {
+            let set = Rrset { ttl: 0, rdata: BTreeSet::from([marker(of)]) };
+            assert_eq!(read_marker(&set), Marker::Ours(of));
+        }
+        let foreign: [&[u8]; 5] = [b"", b"\x03x y", b"\x099 settled\0", b"\x0a07 settled", b"\x099 Settled"];
+        for rdata in foreign {
+            let set = Rrset { ttl: 0, rdata: BTreeSet::from([rdata.to_vec()]) };
+            assert_eq!(read_marker(&set), Marker::Foreign, "{rdata:?}");
+        }
+    }
+}

@@ -3,16 +3,16 @@
 use pn_core::*;
 
 /// One network with one app and one node.
-pub struct Model {
+pub(crate) struct Model {
     state: State,
     next: u128,
 }
 
-pub const NETWORK: NetworkId = NetworkId::from_u128(1);
-pub const APP: AppId = AppId::from_u128(1);
+pub(crate) const NETWORK: NetworkId = NetworkId::from_u128(1);
+pub(crate) const APP: AppId = AppId::from_u128(1);
 
 impl Model {
-    pub fn new(formation: &str) -> Self {
+    pub(crate) fn new(formation: &str) -> Self {
         let mut model = Self { state: State::new(Region::default()), next: 0 };
         let (project, label) = (ProjectId::from_u128(1), || "shop".parse::<Label>().unwrap());
         let terms = Terms { accepted_by: label(), version: label(), accepted_at: Timestamp::ZERO };
@@ -32,12 +32,12 @@ impl Model {
         model
     }
 
-    pub fn apply(&mut self, change: Change) {
+    pub(crate) fn apply(&mut self, change: Change) {
         self.state.apply(Timestamp::ZERO, change).unwrap();
     }
 
     /// Starts the container in a slot and makes it ready.
-    pub fn run(&mut self, container_type: &str, index: u32) -> ContainerId {
+    pub(crate) fn run(&mut self, container_type: &str, index: u32) -> ContainerId {
         self.next += 1;
         let container = ContainerId::from_u128(self.next);
         let slot = Slot::new(APP, container_type.parse().unwrap(), index).unwrap();
@@ -46,16 +46,16 @@ impl Model {
         container
     }
 
-    pub fn fail(&mut self, container: ContainerId) {
+    pub(crate) fn fail(&mut self, container: ContainerId) {
         self.apply(Change::Fail(container));
     }
 
-    pub fn zones(&self) -> ZoneSet {
+    pub(crate) fn zones(&self) -> ZoneSet {
         self.state.plan().zones()
     }
 
     /// Every record of addresses as `dig` prints it: owner, type and data, sorted.
-    pub fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         let zones = self.zones();
         let names = zones.zones[&NETWORK].names();
         let line = |name: &Name, address| format!("{name:#} 5 IN A {address}").to_ascii_lowercase();

@@ -14,14 +14,14 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 /// How long anything may take on a slow machine.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A directory that goes with its owner.
 #[derive(Debug)]
-pub struct TempDir(pub PathBuf);
+pub(crate) struct TempDir(pub(crate) PathBuf);
 
 impl TempDir {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("dns-more-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
@@ -37,7 +37,7 @@ impl Drop for TempDir {
 }
 
 /// Returns whether every program is installed; a test without one says so, and fails where nothing may be left out.
-pub fn installed(programs: &[&str]) -> bool {
+pub(crate) fn installed(programs: &[&str]) -> bool {
     let paths = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
     let missing: Vec<_> =
         programs.iter().filter(|name| !paths.split(':').any(|dir| Path::new(dir).join(name).exists())).collect();
@@ -50,14 +50,14 @@ pub fn installed(programs: &[&str]) -> bool {
 }
 
 /// Starts a command that `PATH` may lack the directory of.
-pub fn command(program: &str) -> Command {
+pub(crate) fn command(program: &str) -> Command {
     let mut command = Command::new(program);
     command.env("PATH", std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin");
     command
 }
 
 /// Runs a command and returns what it printed; it must succeed.
-pub fn run(program: &str, arguments: &[&str]) -> String {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     let Output { status, stdout, stderr } = command(program).args(arguments).output().unwrap();
     let text = String::from_utf8_lossy(&stdout).into_owned();
     assert!(status.success(), "{program} {arguments:?}: {status}\n{text}\n{}", String::from_utf8_lossy(&stderr));
@@ -65,7 +65,7 @@ pub fn run(program: &str, arguments: &[&str]) -> String {
 }
 
 /// A port of loopback that nobody has at the moment, for UDP and TCP.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     loop {
         let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = tcp.local_addr().unwrap().port();
@@ -77,7 +77,7 @@ pub fn free_port() -> u16 {
 
 /// The programs under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Bind,
     Knot,
     Nsd,
@@ -85,33 +85,33 @@ pub enum Kind {
 
 /// A zone that a server has.
 #[derive(Debug, Clone)]
-pub struct ServedZone {
-    pub name: String,
-    pub file: PathBuf,
+pub(crate) struct ServedZone {
+    pub(crate) name: String,
+    pub(crate) file: PathBuf,
     /// What else the server's configuration says of the zone, in its own language.
-    pub more: String,
+    pub(crate) more: String,
 }
 
 impl ServedZone {
-    pub fn of(network: NetworkId, file: PathBuf) -> Self {
+    pub(crate) fn of(network: NetworkId, file: PathBuf) -> Self {
         Self { name: NetworkDomain(network).to_string(), file, more: String::new() }
     }
 }
 
 /// A key that servers and tests share: name and secret, for hmac-sha256.
-pub const KEY: (&str, &str) = ("tests.", "c2VjcmV0IHNlY3JldCBzZWNyZXQgc2VjcmV0IHNlY3JldCE=");
+pub(crate) const KEY: (&str, &str) = ("tests.", "c2VjcmV0IHNlY3JldCBzZWNyZXQgc2VjcmV0IHNlY3JldCE=");
 
 /// A name server, killed when it is dropped.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     log: PathBuf,
 }
 
 impl Server {
     /// Starts a server and returns when it answers. Another process may take the port first, so it tries again.
-    pub async fn start(kind: Kind, dir: &TempDir, zones: &[ServedZone]) -> Self {
+    pub(crate) async fn start(kind: Kind, dir: &TempDir, zones: &[ServedZone]) -> Self {
         let mut log = String::new();
         for _ in 0..5 {
             let port = free_port();
@@ -135,7 +135,7 @@ impl Server {
     }
 
     /// Starts dnsmasq with one hosts file and no other source of names.
-    pub async fn dnsmasq(dir: &TempDir, hosts: &Path) -> Self {
+    pub(crate) async fn dnsmasq(dir: &TempDir, hosts: &Path) -> Self {
         let mut log = String::new();
         for _ in 0..5 {
             let port = free_port();
@@ -173,7 +173,7 @@ impl Server {
         }
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 }
@@ -199,7 +199,8 @@ fn configuration(kind: Kind, dir: &Path, port: u16, zones: &[ServedZone]) -> Str
         Kind::Bind => format!(
             "options {{ directory \"{dir}\"; pid-file \"{dir}/named.pid\"; session-keyfile none; lock-file none;
                listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }}; recursion no; notify no; dnssec-validation no;
-               allow-transfer {{ none; }}; minimal-responses yes; allow-new-zones no; serial-query-rate 1000; }};
+               allow-transfer {{ none; }}; minimal-responses yes; allow-new-zones no; serial-query-rate 1000;
+               max-records-per-type 0; }};
              controls {{ }};
              key \"{name}\" {{ algorithm hmac-sha256; secret \"{secret}\"; }};\n"
         ),
@@ -230,7 +231,7 @@ fn configuration(kind: Kind, dir: &Path, port: u16, zones: &[ServedZone]) -> Str
 }
 
 /// Sends a query over UDP and returns the reply to it.
-pub async fn ask_udp(server: SocketAddr, query: &[u8], patience: Duration) -> Option<Vec<u8>> {
+pub(crate) async fn ask_udp(server: SocketAddr, query: &[u8], patience: Duration) -> Option<Vec<u8>> {
     let socket = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     socket.connect(server).await.unwrap();
     socket.send(query).await.ok()?;
@@ -241,7 +242,7 @@ pub async fn ask_udp(server: SocketAddr, query: &[u8], patience: Duration) -> Op
 }
 
 /// Sends a query over TCP and returns the reply to it.
-pub async fn ask_tcp(server: SocketAddr, query: &[u8]) -> Option<Vec<u8>> {
+pub(crate) async fn ask_tcp(server: SocketAddr, query: &[u8]) -> Option<Vec<u8>> {
     let exchange = async {
         let mut stream = TcpStream::connect(server).await?;
         stream.write_all(&[&u16::try_from(query.len()).unwrap().to_be_bytes(), query].concat()).await?;
@@ -253,7 +254,7 @@ pub async fn ask_tcp(server: SocketAddr, query: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Sends a query over a transport.
-pub async fn ask(server: SocketAddr, transport: Transport, query: &[u8]) -> Option<Vec<u8>> {
+pub(crate) async fn ask(server: SocketAddr, transport: Transport, query: &[u8]) -> Option<Vec<u8>> {
     match transport {
         Transport::Udp => ask_udp(server, query, DEADLINE).await,
         Transport::Tcp => ask_tcp(server, query).await,
@@ -261,13 +262,13 @@ pub async fn ask(server: SocketAddr, transport: Transport, query: &[u8]) -> Opti
 }
 
 /// Sends a datagram without waiting.
-pub async fn send(server: SocketAddr, datagram: &[u8]) {
+pub(crate) async fn send(server: SocketAddr, datagram: &[u8]) {
     let socket = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let _ = socket.send_to(datagram, server).await;
 }
 
 /// Waits until a condition holds.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
     let deadline = Instant::now() + DEADLINE;
     while !condition().await {
         assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
