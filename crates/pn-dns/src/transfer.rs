@@ -192,3 +192,6 @@ const LAST_PATIENCE: Duration = Duration::from_secs(32);
 
 /// The longest reply to a notification, in octets.
 const MAX_REPLY: usize = 4096;
+
+#[cfg(test)]
+mod tests;

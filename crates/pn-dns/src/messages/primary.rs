@@ -5,7 +5,7 @@ use core::iter::Peekable;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use domain::base::iana::{Class, Rcode, Rtype};
+use domain::base::iana::{Class, Rcode, Rtype, TsigRcode};
 use domain::base::message_builder::{AdditionalBuilder, AnswerBuilder, MessageBuilder, PushError, TreeCompressor};
 use domain::base::{Message, Name, ParsedName, ToName};
 use domain::rdata::{AllRecordData, Ns, Soa};
@@ -65,8 +65,15 @@ impl Asked {
         let signature = match ServerSequence::request(&keys.0, &mut message, time(now)) {
             Ok(signature) => signature,
             Err(error) => {
-                let reply = error.build_message(&message, start());
-                return Err(reply.ok().map(|reply| reply.finish().into_target()));
+                let has_wrong_mac = error.error() == TsigRcode::FORMERR;
+                let reply = error.build_message(&message, start()).map_err(|_| None)?;
+                let says_notauth = reply.header().rcode() == Rcode::NOTAUTH;
+                let mut reply = reply.finish().into_target();
+                // RFC 8945 §5.2.2 has BADSIG here, where domain 0.12 says FORMERR: before the length of "other data", which ends it.
+                if let Some(error) = reply.last_chunk_mut::<4>().filter(|_| has_wrong_mac && says_notauth) {
+                    *error = [0, BADSIG, 0, 0];
+                }
+                return Err(Some(reply));
             }
         };
         let malformed = |message: &Message<Vec<u8>>| {
@@ -307,6 +314,9 @@ fn copy(message: &[u8]) -> Option<AdditionalBuilder<TreeCompressor<Vec<u8>>>> {
     }
     Some(additional)
 }
+
+/// The error of a signature that is wrong (RFC 8945 §3).
+const BADSIG: u8 = 16;
 
 /// The longest message of a transfer before its signature, in octets: pointers reach no further.
 const MESSAGE_LIMIT: usize = 16_000;

@@ -1,5 +1,43 @@
 use super::*;
 
+impl Request {
+    /// Signs a query that was written without a thought of signatures.
+    pub(crate) fn sign_octets(query: &[u8], key: &TsigKey, now: u64) -> Vec<u8> {
+        let mut copy = copy(query);
+        ClientTransaction::request(key.clone(), &mut copy, time(now)).unwrap();
+        copy.finish().into_target()
+    }
+
+    /// Confirms a signed notification.
+    pub(crate) fn confirm(notification: &[u8], key: &TsigKey, now: u64) -> Vec<u8> {
+        let mut message = Message::from_octets(notification.to_vec()).unwrap();
+        let signature = domain::tsig::ServerTransaction::request(key, &mut message, time(now)).unwrap().unwrap();
+        let mut reply = builder(0, Opcode::NOTIFY).start_answer(&message, Rcode::NOERROR).unwrap().additional();
+        signature.answer(&mut reply, time(now)).unwrap();
+        reply.finish().into_target()
+    }
+}
+
+/// Copies a message, so that a signature can follow.
+fn copy(message: &[u8]) -> AdditionalBuilder<TreeCompressor<Vec<u8>>> {
+    let message = Message::from_octets(message).unwrap();
+    let mut copy = builder(0, Opcode::QUERY);
+    *copy.header_mut() = message.header();
+    let mut question = copy.question();
+    for asked in message.question() {
+        question.push(asked.unwrap()).unwrap();
+    }
+    let mut authority = question.authority();
+    for record in message.authority().unwrap().limit_to::<AllRecordData<_, _>>() {
+        authority.push(record.unwrap()).unwrap();
+    }
+    let mut additional = authority.additional();
+    for record in message.additional().unwrap().limit_to::<AllRecordData<_, _>>() {
+        additional.push(record.unwrap()).unwrap();
+    }
+    additional
+}
+
 const ZONE: &str = "zone.example";
 const NOW: u64 = 1_600_000_000;
 
