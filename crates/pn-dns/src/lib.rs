@@ -6,6 +6,7 @@ pub mod cookie;
 pub mod counts;
 #[cfg(test)]
 mod fixture;
+pub mod framing;
 pub mod names;
 pub mod other_names;
 pub mod rcode;
@@ -22,5 +23,5 @@ pub use names::{Freshness, Names};
 pub use other_names::{OtherNames, Transfers};
 pub use rcode::Rcode;
 #[cfg(feature = "server")]
-pub use server::{DnsServer, DnsServerBuilder, serve_stream};
+pub use server::{DnsServer, DnsServerBuilder, RateLimit, serve_stream};
 pub use zone::{Lookup, Zone};
