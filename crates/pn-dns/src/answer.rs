@@ -186,6 +186,19 @@ fn respond_to(
     Verdict::Answered
 }
 
+/// Returns whether a query has a cookie that its client got from here.
+#[cfg(feature = "server")]
+pub(crate) fn is_of_known_client(query: &[u8], cookies: &Cookies<'_>) -> bool {
+    let cookie = Header::of_query(query).and_then(|header| Query::parse(header, query).ok()?.cookie());
+    cookie.is_some_and(|cookie| cookies.is_valid(&cookie))
+}
+
+/// Makes a reply one that says nothing but that there is more to say over TCP.
+#[cfg(feature = "server")]
+pub(crate) fn truncated(reply: &mut Vec<u8>) {
+    crate::wire::truncate(reply);
+}
+
 /// Returns how long a reply may be, in octets (RFC 6891 §6.2.3).
 fn limit(transport: Transport, payload: Option<u16>) -> usize {
     usize::from(match (transport, payload) {

@@ -13,6 +13,7 @@ pub mod dynamic_update;
 mod fixture;
 #[cfg(feature = "forward")]
 pub mod forward;
+pub mod framing;
 #[cfg(feature = "files")]
 pub mod hosts_file;
 #[cfg(feature = "peers")]
@@ -49,7 +50,7 @@ pub use names::{Freshness, Names};
 pub use other_names::{OtherNames, Transfers};
 pub use rcode::Rcode;
 #[cfg(feature = "server")]
-pub use server::{DnsServer, DnsServerBuilder, serve_stream};
+pub use server::{DnsServer, DnsServerBuilder, RateLimit, serve_stream};
 #[cfg(feature = "transfer")]
 pub use transfer::{Primary, Secondary};
 pub use zone::{Lookup, Zone};
