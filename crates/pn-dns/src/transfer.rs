@@ -37,6 +37,9 @@ pub struct Secondary {
 ///
 /// After each change of a zone its secondaries get a NOTIFY (RFC 1996), again until they confirm it or another change follows.
 ///
+/// A secondary keeps the zone of a network that was removed until it is told otherwise, or for a week: take the zone from its
+/// configuration.
+///
 /// Dropping it ends the notifications.
 #[derive(Debug)]
 pub struct Primary {

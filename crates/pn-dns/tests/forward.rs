@@ -431,3 +431,46 @@ async fn no_octets_do_harm() {
     }
     assert_eq!(addresses(&forwarder, "www.example.").await, [GOOD]);
 }
+
+#[cfg(feature = "server")]
+#[tokio::test]
+async fn a_server_forwards_what_is_not_ours() {
+    use pn_core::{DnsBackend, NetworkId, Region, State};
+    use pn_dns::{DnsServer, Names};
+    use tokio::net::TcpStream;
+
+    let upstream = Upstream::good().await;
+    let (names, network) = (Arc::new(Names::new(1)), NetworkId::from_u128(1));
+    names.publish(&State::new(Region::default()).plan().zones()).await.into_result().unwrap();
+    let forwarder = Arc::new(forwarder(&[&upstream]));
+    let builder = DnsServer::builder(network, names).other_names(forwarder);
+    let server = builder.bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let over_udp = async |query: &Message| {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        socket.send_to(&query.to_vec().unwrap(), server.local_addr()).await.unwrap();
+        let mut reply = vec![0; 4096];
+        let received = tokio::time::timeout(Duration::from_secs(20), socket.recv(&mut reply));
+        let len = received.await.unwrap().unwrap();
+        Message::from_vec(&reply[..len]).unwrap()
+    };
+    let over_tcp = async |query: &Message| {
+        let (query, mut stream) = (query.to_vec().unwrap(), TcpStream::connect(server.local_addr()).await.unwrap());
+        stream.write_all(&[&u16::try_from(query.len()).unwrap().to_be_bytes()[..], &query].concat()).await.unwrap();
+        let mut reply = vec![0; usize::from(stream.read_u16().await.unwrap())];
+        stream.read_exact(&mut reply).await.unwrap();
+        Message::from_vec(&reply).unwrap()
+    };
+    let other = query("www.example.", RecordType::A);
+    for reply in [over_udp(&other).await, over_tcp(&other).await] {
+        assert_eq!((reply.metadata.id, reply.answers.len()), (other.metadata.id, 1));
+        assert!(reply.metadata.recursion_available);
+    }
+    assert_eq!(upstream.asked(), (1, 0), "the second time it is known");
+    for ours in ["ap-x.pn-y.private-network.internal.", "1.0.240.10.in-addr.arpa."] {
+        for reply in [over_udp(&query(ours, RecordType::PTR)).await, over_tcp(&query(ours, RecordType::PTR)).await] {
+            assert!(reply.answers.is_empty(), "{ours}: {reply}");
+        }
+    }
+    assert_eq!(upstream.asked(), (1, 0), "D10");
+    server.shutdown().await;
+}

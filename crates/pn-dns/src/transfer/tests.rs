@@ -201,7 +201,7 @@ async fn secondaries_are_notified_until_they_confirm() {
     let mut model = shop();
     let primary = Primary::new(Arc::new(Names::new(1)), [Secondary { address, ..secondary(1) }]);
     let ignored = AtomicUsize::new(0);
-    let mut told = async |model: &Model| {
+    let told = async |model: &Model| {
         primary.publish(&model.zones()).await.into_result().unwrap();
         let serial = timeout(Duration::from_secs(20), listen(&socket, &ignored)).await.unwrap();
         assert_eq!(serial, model.zones().serial());

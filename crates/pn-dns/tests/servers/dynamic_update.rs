@@ -31,7 +31,7 @@ async fn start(kind: Kind, dir: &TempDir, network: NetworkId) -> Server {
         Kind::Knot => "  acl: with-key\n  zonefile-sync: -1\n".to_owned(),
         Kind::Nsd => unreachable!("NSD takes no updates"),
     };
-    Server::start(kind, dir, &[ServedZone { name: zone.to_string(), file, more }]).await
+    Server::start(kind, dir, &[ServedZone { name: zone.to_string(), file, more, primary: None }]).await
 }
 
 /// A server for each network, each kept by a backend of its own.

@@ -90,11 +90,13 @@ pub(crate) struct ServedZone {
     pub(crate) file: PathBuf,
     /// What else the server's configuration says of the zone, in its own language.
     pub(crate) more: String,
+    /// Where the server gets the zone from, if it is a secondary.
+    pub(crate) primary: Option<SocketAddr>,
 }
 
 impl ServedZone {
     pub(crate) fn of(network: NetworkId, file: PathBuf) -> Self {
-        Self { name: NetworkDomain(network).to_string(), file, more: String::new() }
+        Self { name: NetworkDomain(network).to_string(), file, more: String::new(), primary: None }
     }
 }
 
@@ -114,24 +116,28 @@ impl Server {
     pub(crate) async fn start(kind: Kind, dir: &TempDir, zones: &[ServedZone]) -> Self {
         let mut log = String::new();
         for _ in 0..5 {
-            let port = free_port();
-            // Several servers of a kind have their state apart.
-            let own = dir.0.join(format!("{kind:?}-{port}"));
-            fs::create_dir_all(&own).unwrap();
-            let conf = own.join("conf");
-            fs::write(&conf, configuration(kind, &own, port, zones)).unwrap();
-            let conf = conf.to_str().unwrap();
-            let arguments: &[&str] = match kind {
-                Kind::Bind => &["named", "-g", "-n", "1", "-c", conf],
-                Kind::Knot => &["knotd", "-c", conf],
-                Kind::Nsd => &["nsd", "-d", "-c", conf],
-            };
-            match Self::spawn(arguments, port, dir).await {
+            match Self::start_at(free_port(), kind, dir, zones).await {
                 Ok(server) => return server,
                 Err(text) => log = text,
             }
         }
         panic!("{kind:?} does not start:\n{log}");
+    }
+
+    /// Starts a server on a port; the error is its log.
+    pub(crate) async fn start_at(port: u16, kind: Kind, dir: &TempDir, zones: &[ServedZone]) -> Result<Self, String> {
+        // Several servers of a kind have their state apart.
+        let own = dir.0.join(format!("{kind:?}-{port}"));
+        fs::create_dir_all(&own).unwrap();
+        let conf = own.join("conf");
+        fs::write(&conf, configuration(kind, &own, port, zones)).unwrap();
+        let conf = conf.to_str().unwrap();
+        let arguments: &[&str] = match kind {
+            Kind::Bind => &["named", "-g", "-n", "1", "-c", conf],
+            Kind::Knot => &["knotd", "-c", conf],
+            Kind::Nsd => &["nsd", "-d", "-c", conf],
+        };
+        Self::spawn(arguments, port, dir).await
     }
 
     /// Starts dnsmasq with one hosts file and no other source of names.
@@ -217,15 +223,31 @@ fn configuration(kind: Kind, dir: &Path, port: u16, zones: &[ServedZone]) -> Str
              remote-control:\n  control-enable: no\nkey:\n  name: \"{name}\"\n  algorithm: hmac-sha256\n  secret: \"{secret}\"\n"
         ),
     };
-    for ServedZone { name, file, more } in zones {
+    if let (Kind::Knot, Some(primary)) = (kind, zones.iter().find_map(|zone| zone.primary)) {
+        let (address, port) = (primary.ip(), primary.port());
+        text = text.replace(
+            "zone:\n",
+            &format!("remote:\n- id: primary\n  address: {address}@{port}\n  key: {name}\nzone:\n"),
+        );
+    }
+    for ServedZone { name: zone, file, more, primary } in zones {
         let file = file.display();
-        let (zone, default) = match kind {
-            Kind::Bind => (format!("zone \"{name}\" {{ file \"{file}\"; "), "type primary; "),
-            Kind::Knot => (format!("- domain: {name}\n  file: {file}\n"), ""),
-            Kind::Nsd => (format!("zone:\n  name: \"{name}\"\n  zonefile: \"{file}\"\n"), ""),
+        let from = primary.map(|primary| (primary.ip(), primary.port()));
+        text += &match (kind, from) {
+            (Kind::Bind, None) if more.is_empty() => format!("zone \"{zone}\" {{ file \"{file}\"; type primary; }};\n"),
+            (Kind::Bind, None) => format!("zone \"{zone}\" {{ file \"{file}\"; {more}}};\n"),
+            (Kind::Bind, Some((ip, port))) => format!(
+                "zone \"{zone}\" {{ file \"{file}\"; type secondary; primaries port {port} {{ {ip} key {name}; }};
+                   allow-notify {{ key {name}; }}; min-refresh-time 1; }};\n"
+            ),
+            (Kind::Knot, None) => format!("- domain: {zone}\n  file: {file}\n{more}"),
+            (Kind::Knot, Some(_)) => format!("- domain: {zone}\n  file: {file}\n  master: primary\n  acl: with-key\n"),
+            (Kind::Nsd, None) => format!("zone:\n  name: \"{zone}\"\n  zonefile: \"{file}\"\n{more}"),
+            (Kind::Nsd, Some((ip, port))) => format!(
+                "zone:\n  name: \"{zone}\"\n  zonefile: \"{file}\"\n  request-xfr: AXFR {ip}@{port} {name}\n\
+                 \x20 allow-notify: {ip} {name}\n"
+            ),
         };
-        let end = if kind == Kind::Bind { "};\n" } else { "" };
-        text += &(zone + if more.is_empty() { default } else { more } + end);
     }
     text
 }
