@@ -143,17 +143,23 @@ impl<'a> Query<'a> {
         if header.flags & OPCODE != 0 {
             return Err(Rcode::NotImp);
         }
-        let [1, 0, 0, additional] = header.counts else {
+        let [1, 0, authority @ (0 | 1), additional] = header.counts else {
             return Err(Rcode::FormErr);
         };
-        Self::parse_body(header, usize::from(additional), message).ok_or(Rcode::FormErr)
+        Self::parse_body(header, (authority, additional), message).ok_or(Rcode::FormErr)
     }
 
-    fn parse_body(header: Header, additional: usize, message: &'a [u8]) -> Option<Self> {
+    fn parse_body(header: Header, (authority, additional): (u16, u16), message: &'a [u8]) -> Option<Self> {
         let mut query = Self::parse_question(header, message)?;
-        if additional > 0 {
+        // Who asks for changes says in an SOA record since when (RFC 1995 §3).
+        if authority > 0 && query.word(4) != TYPE_IXFR {
+            return None;
+        }
+        if authority > 0 || additional > 0 {
             let mut decoder = BinDecoder::new(message);
             decoder.read_slice(HEADER + query.question.len()).ok()?;
+            Message::read_records(&mut decoder, usize::from(authority), false, OpCode::Query).ok()?;
+            let additional = usize::from(additional);
             let (records, edns, signature) =
                 Message::read_records(&mut decoder, additional, true, OpCode::Query).ok()?;
             query.is_signed =
