@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 use pn_core::{
     App, AppId, Change, ContainerId, DnsBackend, ErrorKind, Families, Name, NetworkDomain, NetworkId, NetworkRequest,
-    Node, NodeId, Project, ProjectId, PublicKey, Region, Slot, State, Terms, Timestamp, Transport, ZoneSet,
+    Node, NodeId, Project, ProjectId, Protocol, PublicKey, Region, Slot, State, Terms, Timestamp, Transport, ZoneSet,
 };
 
 use crate::stub;
@@ -115,6 +115,29 @@ impl Laws<'_> {
         }
         for network in networks() {
             self.denials(network).await;
+            self.ports(network).await;
+        }
+    }
+
+    /// Each declared port has an SRV record for each container, and the port beside it has none (RFC 2782).
+    async fn ports(&self, network: NetworkId) {
+        let Some(zone) = self.set.zones.get(&network).filter(|_| self.subject.fidelity() == Fidelity::Whole) else {
+            return;
+        };
+        let declared = zone.types().flat_map(|of_type| of_type.ports.iter().map(move |port| (of_type, port)));
+        for (of_type, port) in declared {
+            let protocol = if port.protocol == Protocol::Tcp { "_tcp" } else { "_udp" };
+            let type_name = Name::of_type(network, of_type.app, of_type.container_type);
+            let beside = port.number.get().wrapping_add(1);
+            for (number, count, rcode) in
+                [(port.number.get(), of_type.containers.len(), NO_ERROR), (beside, 0, NX_DOMAIN)]
+            {
+                let name = format!("_{number}.{protocol}.{type_name}");
+                let step = self.step;
+                let reading = self.read(network, Transport::Tcp, &name, TYPE_SRV, None).await;
+                let reading = reading.unwrap_or_else(|| panic!("{step}: {name}: silence"));
+                assert_eq!((reading.rcode, reading.answers), (rcode, count), "{step}: {name} SRV: {reading:?}");
+            }
         }
     }
 
@@ -284,6 +307,11 @@ fn plans() -> Vec<(&'static str, ZoneSet)> {
         app(3, 1, "cron:1"),
         app(4, 2, "web:2"),
     ];
+    if let Some(Change::AddApp(app)) = changes.first_mut() {
+        let ports = |text: &str| text.parse().expect("ports");
+        let types = [("my-app-backend", "3000/tcp 53/udp"), ("idle", "80/tcp")];
+        app.ports = types.map(|(of, text)| (of.parse().expect("a type"), ports(text))).into();
+    }
     changes.extend(
         [run(1, 1, "web", 1), run(2, 1, "web", 2), run(3, 1, "my-app-backend", 1), run(4, 1, "007", 1)].concat(),
     );
@@ -349,6 +377,7 @@ fn container(n: u128) -> ContainerId {
 const TYPE_A: u16 = 1;
 const TYPE_TXT: u16 = 16;
 const TYPE_AAAA: u16 = 28;
+const TYPE_SRV: u16 = 33;
 const NO_ERROR: u16 = 0;
 const NX_DOMAIN: u16 = 3;
 const HEADER: usize = 12;

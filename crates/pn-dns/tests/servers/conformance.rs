@@ -7,21 +7,21 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use pn_core::{DnsBackend, NetworkId, Transport, ZoneSet};
 use pn_dns::conformance::{Fidelity, Subject, dns, networks};
-use pn_dns::{DnsServer, HostsFile, Names, ZoneFile};
+use pn_dns::{DnsServer, HostsFile, Names, Primary, Secondary, TsigKey, ZoneFile};
 use tokio::sync::Mutex;
 
 use crate::support::{self, Kind, ServedZone, Server, TempDir, installed};
 
-/// The embedded server, one for each network.
+/// The embedded server, one for each network, and what it is fed through.
 struct Embedded {
-    names: Arc<Names>,
+    backend: Arc<dyn DnsBackend>,
     servers: BTreeMap<NetworkId, DnsServer>,
 }
 
 #[async_trait]
 impl Subject for Embedded {
     fn backend(&self) -> &dyn DnsBackend {
-        &*self.names
+        &*self.backend
     }
 
     fn fidelity(&self) -> Fidelity {
@@ -39,15 +39,31 @@ impl Subject for Embedded {
     }
 }
 
-#[tokio::test]
-async fn the_embedded_server_obeys_the_laws() {
-    let names = Arc::new(Names::new(1));
+/// Starts a server for each network.
+async fn embedded(names: Arc<Names>, backend: Arc<dyn DnsBackend>) -> Embedded {
     let mut servers = BTreeMap::new();
     for network in networks() {
         let server = DnsServer::builder(network, names.clone()).bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         servers.insert(network, server);
     }
-    dns(&Embedded { names, servers }).await;
+    Embedded { backend, servers }
+}
+
+#[tokio::test]
+async fn the_embedded_server_obeys_the_laws() {
+    let names = Arc::new(Names::new(1));
+    dns(&embedded(names.clone(), names).await).await;
+}
+
+#[tokio::test]
+async fn a_primary_with_secondaries_obeys_the_laws() {
+    let names = Arc::new(Names::new(1));
+    let key = "hmac-sha256:key:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=".parse::<TsigKey>().unwrap();
+    let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap();
+    let secondaries = networks().map(|network| Secondary { network, address, key: key.clone() });
+    let primary = Arc::new(Primary::new(names.clone(), secondaries));
+    dns(&embedded(names, primary).await).await;
 }
 
 /// A directory of files and a server for each network that reads them; it is started again after each publication.
