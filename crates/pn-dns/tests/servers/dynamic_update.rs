@@ -259,17 +259,16 @@ async fn of_two_publishers_the_older_is_refused() {
 async fn failure(backend: &DynamicUpdate, set: &ZoneSet) -> (ErrorKind, PeerError) {
     let error = backend.publish(set).await.into_result().unwrap_err();
     let source = std::error::Error::source(&error).unwrap().downcast_ref::<PeerError>().unwrap();
-    let text = source.to_string();
-    let clone = match source {
-        PeerError::UnknownKey { key } => PeerError::UnknownKey { key: key.clone() },
-        PeerError::WrongSecret { key } => PeerError::WrongSecret { key: key.clone() },
-        PeerError::Refused { zone, rcode, hint } => {
-            PeerError::Refused { zone: zone.clone(), rcode: rcode.clone(), hint }
-        }
-        PeerError::Unreachable { server, source } => {
-            PeerError::Unreachable { server: *server, source: source.kind().into() }
-        }
-        _ => panic!("{text}"),
+    let clone = if let PeerError::UnknownKey { key } = source {
+        PeerError::UnknownKey { key: key.clone() }
+    } else if let PeerError::WrongSecret { key } = source {
+        PeerError::WrongSecret { key: key.clone() }
+    } else if let PeerError::Refused { zone, rcode, hint } = source {
+        PeerError::Refused { zone: zone.clone(), rcode: rcode.clone(), hint }
+    } else if let PeerError::Unreachable { server, source } = source {
+        PeerError::Unreachable { server: *server, source: source.kind().into() }
+    } else {
+        panic!("{source}")
     };
     (error.kind(), clone)
 }

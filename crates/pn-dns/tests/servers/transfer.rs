@@ -46,7 +46,7 @@ async fn addresses(server: SocketAddr, name: &Name) -> Reply {
 }
 
 /// Returns the serial number that a server has.
-async fn serial(server: SocketAddr) -> Option<u32> {
+fn serial(server: SocketAddr) -> Option<u32> {
     let (port, zone) = (server.port().to_string(), NetworkDomain(NETWORK).to_string());
     let text = run("dig", &["@127.0.0.1", "-p", &port, "+short", "+tries=1", "+time=5", &zone, "SOA"]);
     text.split_whitespace().nth(2)?.parse().ok()
@@ -62,7 +62,7 @@ async fn a_secondary_serves_the_same_zone(kind: Kind) {
     let zone = ServedZone { primary: Some(at), ..ServedZone::of(NETWORK, dir.0.join("copy.zone")) };
     let secondary = Server::start_at(port, kind, &dir, &[zone]).await.unwrap();
     let wanted = Some(model.zones().serial());
-    eventually("the first transfer", || async { serial(secondary.address).await == wanted }).await;
+    eventually("the first transfer", || async { serial(secondary.address) == wanted }).await;
     let (mut rng, mut running) = (fastrand::Rng::with_seed(7), BTreeMap::new());
     let mut slowest = std::time::Duration::ZERO;
     for round in 0..6 {
@@ -76,7 +76,7 @@ async fn a_secondary_serves_the_same_zone(kind: Kind) {
         let since = Instant::now();
         serving.primary.publish(&model.zones()).await.into_result().unwrap();
         let wanted = Some(model.zones().serial());
-        eventually(&format!("round {round}"), || async { serial(secondary.address).await == wanted }).await;
+        eventually(&format!("round {round}"), || async { serial(secondary.address) == wanted }).await;
         slowest = slowest.max(since.elapsed());
         let zone = serving.names.zone(NETWORK).unwrap();
         for (name, mut planned) in zone.plan().names().into_iter().step_by(7) {
