@@ -3,8 +3,10 @@
 use crate::container_type::{ContainerType, ContainerTypeError};
 use crate::id::{AppId, ProjectId};
 use crate::label::Label;
+use crate::ports::Ports;
 use core::fmt;
 use core::str::FromStr;
+use std::collections::BTreeMap;
 
 /// What a platform knows of an app that decides whether it may be private.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,13 +31,15 @@ pub struct App {
     pub hosting: Hosting,
     /// How many containers of each type it is meant to have.
     pub formation: Formation,
+    /// The ports of the types that declare any.
+    pub ports: BTreeMap<ContainerType, Ports>,
 }
 
 impl App {
     /// Makes an app as the product does: one `web` container.
     #[must_use]
     pub fn new(id: AppId, project: ProjectId, label: Label) -> Self {
-        Self { id, project, label, hosting: Hosting::Ordinary, formation: Formation::web(1) }
+        Self { id, project, label, hosting: Hosting::Ordinary, formation: Formation::web(1), ports: BTreeMap::new() }
     }
 }
 

@@ -172,7 +172,7 @@ fn check_endpoints<'n>(network: &NetworkPlan, node: &impl Fn(NodeId) -> Option<&
 }
 
 fn check_names(network: &NetworkPlan, found: &mut Vec<Finding>) {
-    for of_type in &network.zone.types {
+    for of_type in network.zone.types() {
         for (index, address) in &of_type.containers {
             let of_slot = network
                 .endpoints

@@ -20,6 +20,7 @@
 use core::fmt::Display;
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use core::str::FromStr;
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -128,6 +129,8 @@ struct AppBody {
     #[serde(default)]
     hosting: HostingBody,
     formation: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    ports: BTreeMap<String, String>,
 }
 
 #[derive(Serialize, Deserialize, Default)]
@@ -255,6 +258,7 @@ impl From<&Record> for Body {
                     Hosting::HealthData => HostingBody::HealthData,
                 },
                 formation: app.formation.to_string(),
+                ports: app.ports.iter().map(|(of_type, ports)| (of_type.to_string(), ports.to_string())).collect(),
             }),
             Record::Network(network) => Self::Network(NetworkBody {
                 id: network.id.to_string(),
@@ -344,6 +348,11 @@ impl TryFrom<Body> for Record {
                     HostingBody::HealthData => Hosting::HealthData,
                 },
                 formation: field("formation", &app.formation)?,
+                ports: app
+                    .ports
+                    .iter()
+                    .map(|(of_type, ports)| Ok((field("ports", of_type)?, field("ports", ports)?)))
+                    .collect::<Result<_, DocumentError>>()?,
             }),
             Body::Network(network) => Self::Network(network.into_network()?),
             Body::Node(node) => Self::Node(Node {

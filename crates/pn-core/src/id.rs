@@ -94,9 +94,9 @@ macro_rules! id {
                 self.0.as_u128()
             }
 
-            /// Parses a label; `None` where it is not one of these.
-            #[cfg_attr(not(test), allow(dead_code, reason = "only the identifiers that names hold need it"))]
-            pub(crate) fn from_label(label: &[u8]) -> Option<Self> {
+            /// Parses a label as DNS hands it over; `None` where it is not one of these.
+            #[must_use]
+            pub fn from_label(label: &[u8]) -> Option<Self> {
                 let (prefix, uuid) = label.split_at_checked(Self::PREFIX.len())?;
                 if !prefix.eq_ignore_ascii_case(Self::PREFIX.as_bytes()) {
                     return None;

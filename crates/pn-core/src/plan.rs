@@ -13,6 +13,7 @@ use crate::name::Name;
 use crate::net::{MacAddr, Vni};
 use crate::network::{Encryption, Ipv6Prefix, KeyScope, Network};
 use crate::node::Node;
+use crate::ports::Ports;
 use crate::subnet::Subnet;
 
 /// Tells plans of one origin apart by age: a backend refuses what is older than what it has.
@@ -203,7 +204,7 @@ impl NetworkPlan {
         if Arc::ptr_eq(published, &self.zone) {
             return Arc::clone(published);
         }
-        let types = published.types.iter().filter_map(|before| {
+        let names = |before: &TypeNames| {
             let after = self.zone.of_type(before.app, &before.container_type)?;
             let kept = before.containers.iter().filter(|(index, address)| {
                 let is_named = after.containers.binary_search_by_key(index, |(index, _)| *index).is_ok();
@@ -214,8 +215,16 @@ impl NetworkPlan {
                 is_named && self.endpoint(*address).is_some_and(of_slot)
             });
             Some(TypeNames { containers: kept.copied().collect(), ..before.clone() })
+        };
+        let apps = published.apps.iter().filter_map(|before| {
+            let types: Box<[TypeNames]> = before.types.iter().filter_map(names).collect();
+            match () {
+                () if types.is_empty() => None,
+                () if types == before.types => Some(Arc::clone(before)),
+                () => Some(Arc::new(AppNames { app: before.app, types })),
+            }
         });
-        Arc::new(ZonePlan { types: types.collect(), ..(*self.zone).clone() })
+        Arc::new(ZonePlan { apps: apps.collect(), ..(*self.zone).clone() })
     }
 
     /// Returns the record of the network, without the terms, which no plan tells.
@@ -289,8 +298,27 @@ pub struct ZonePlan {
     pub ipv6: Option<Ipv6Prefix>,
     /// Time to live of positive answers.
     pub ttl: Duration,
-    /// Every type that an app of the network declares, ordered by app and type.
+    /// The names of each app of the network that declares a type, ordered by app. What did not change is shared with the
+    /// plans before.
+    pub apps: Box<[Arc<AppNames>]>,
+}
+
+/// The names of one app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppNames {
+    /// The app.
+    pub app: AppId,
+    /// The types it declares, at least one, in order.
     pub types: Box<[TypeNames]>,
+}
+
+impl AppNames {
+    /// Returns the names of a declared type.
+    #[must_use]
+    pub fn of_type(&self, container_type: &ContainerType) -> Option<&TypeNames> {
+        let found = self.types.binary_search_by(|of_type| of_type.container_type.cmp(container_type)).ok()?;
+        Some(&self.types[found])
+    }
 }
 
 /// A declared container type of an app, and its containers that have names.
@@ -300,32 +328,48 @@ pub struct TypeNames {
     pub app: AppId,
     /// The type, in the spelling of the app's formation.
     pub container_type: ContainerType,
+    /// The ports its containers listen on, as the app says.
+    pub ports: Ports,
     /// Slot index and address of each ready container, ordered by index.
     pub containers: Box<[(u32, Ipv4Addr)]>,
 }
 
 impl ZonePlan {
+    /// Makes the zone of a network without names.
+    #[must_use]
+    pub fn new(network: NetworkId, subnet: Subnet, ttl: Duration) -> Self {
+        Self { network, subnet, ipv6: None, ttl, apps: Box::default() }
+    }
+
+    /// Returns the names of an app that declares a type.
+    #[must_use]
+    pub fn app(&self, app: AppId) -> Option<&Arc<AppNames>> {
+        let found = self.apps.binary_search_by_key(&app, |names| names.app).ok()?;
+        Some(&self.apps[found])
+    }
+
     /// Returns the names of a declared type.
     #[must_use]
     pub fn of_type(&self, app: AppId, container_type: &ContainerType) -> Option<&TypeNames> {
-        let key = (app, container_type);
-        let found = self.types.binary_search_by(|of_type| (of_type.app, &of_type.container_type).cmp(&key)).ok()?;
-        Some(&self.types[found])
+        self.app(app)?.of_type(container_type)
+    }
+
+    /// Returns every declared type, ordered by app and type.
+    pub fn types(&self) -> impl Iterator<Item = &TypeNames> {
+        self.apps.iter().flat_map(|names| &names.types)
     }
 
     /// Returns every name that has addresses, with them, in the product's order: an app, then each of its types, then the
     /// containers of the type.
     #[must_use]
     pub fn names(&self) -> Vec<(Name, Vec<Ipv4Addr>)> {
-        let apps = self.types.chunk_by(|a, b| a.app == b.app);
-        apps.flat_map(|types| self.names_of(types[0].app)).collect()
+        self.apps.iter().flat_map(|names| self.names_of(names.app)).collect()
     }
 
     /// Returns the names of one app, as [`names`](Self::names) does.
     #[must_use]
     pub fn names_of(&self, app: AppId) -> Vec<(Name, Vec<Ipv4Addr>)> {
-        let first = self.types.partition_point(|of_type| of_type.app < app);
-        let types = self.types[first..].iter().take_while(|of_type| of_type.app == app);
+        let types = self.app(app).into_iter().flat_map(|names| &names.types);
         let addresses = |of_type: &TypeNames| of_type.containers.iter().map(|(_, address)| *address).collect();
         let web = self.of_type(app, &ContainerType::web());
         let mut names: Vec<(Name, Vec<Ipv4Addr>)> =

@@ -22,8 +22,9 @@ use crate::name::Name;
 use crate::net::PublicKey;
 use crate::network::Network;
 use crate::node::{Availability, Node};
-use crate::plan::{Generation, NetworkPlan, TypeKey, ZonePlan};
+use crate::plan::{Generation, NetworkPlan, TypeKey};
 use crate::policy::{Policy, Region};
+use crate::ports::Ports;
 use crate::project::{NetworkRequest, Project};
 use crate::time::Timestamp;
 
@@ -70,6 +71,15 @@ pub enum Change {
         app: AppId,
         /// The type.
         container_type: ContainerType,
+    },
+    /// Says which ports the containers of a declared type listen on, in place of what was said before.
+    DeclarePorts {
+        /// The app.
+        app: AppId,
+        /// The type.
+        container_type: ContainerType,
+        /// The ports; none take the declaration back.
+        ports: Ports,
     },
     /// Adds a node.
     AddNode(Node),
@@ -191,7 +201,7 @@ struct NetworkState {
     /// The nodes its containers run on, in order.
     parts: Vec<Part>,
     plan: Cached<NetworkPlan>,
-    zone: Cached<ZonePlan>,
+    zone: planning::ZoneCache,
 }
 
 /// A container as it is kept: many share a type.
@@ -326,6 +336,7 @@ impl State {
             Change::SetHosting { app, hosting } => self.set_hosting(app, hosting)?,
             Change::Scale { app, formation } => self.scale(now, app, &formation)?,
             Change::Undeclare { app, container_type } => self.undeclare(app, &container_type)?,
+            Change::DeclarePorts { app, container_type, ports } => self.declare_ports(app, &container_type, ports)?,
             Change::AddNode(node) => self.add_node(node)?,
             Change::UpdateNode(node) => self.update_node(node)?,
             Change::RemoveNode(node) => self.remove_node(node)?,

@@ -1,27 +1,50 @@
 //! Answers as a pure function of what the asker may see.
 
-use core::net::Ipv4Addr;
+mod quick;
 
 use fastrand::Rng;
-use pn_core::Transport;
+use pn_core::{Name, Slot, Transport};
 
-use crate::wire::{Header, PAYLOAD, Query, QueryType, Rcode, Soa, Writer};
-use crate::zone::{Lookup, Zone, beneath_suffix};
+use crate::cookie::Cookies;
+use crate::rcode::Rcode;
+use crate::wire::{Extra, Family, Header, PAYLOAD, Query, QueryType, Writer};
+use crate::zone::{Lookup, Zone, is_never_elsewhere};
 
-/// What one asker may see.
+/// What one asker may see, and what the server tells it of itself.
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct View<'a> {
     /// The zone of the asker's network; `None` where it is not known here.
     pub zone: Option<&'a Zone>,
+    /// Whether the zone is too old to be told (D10): what it would answer is SERVFAIL.
+    pub is_expired: bool,
+    /// The server's identifier, for those who ask (RFC 5001).
+    pub nsid: Option<&'a [u8]>,
+    /// What the client's cookies are made of; without it, cookies are passed over.
+    pub cookies: Option<Cookies<'a>>,
 }
 
 impl<'a> View<'a> {
     /// Makes the view from inside a network.
     #[must_use]
     pub const fn of(zone: &'a Zone) -> Self {
-        Self { zone: Some(zone) }
+        Self { zone: Some(zone), is_expired: false, nsid: None, cookies: None }
     }
+}
+
+/// What became of a query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It gets no reply.
+    Silence,
+    /// It has its reply.
+    Answered,
+    /// It is for somebody else's name: the reply says REFUSED, unless somebody else is asked.
+    Elsewhere,
+    /// It asks for a zone: the reply says REFUSED, unless the zone is handed over.
+    Transfer,
+    /// It is signed: the reply is what it would be without.
+    Signed,
 }
 
 /// Answers one query, a DNS message without TCP's length prefix. `None` means silence.
@@ -33,14 +56,20 @@ impl<'a> View<'a> {
 /// |---|---|
 /// | shorter than a header, or a reply itself | silence |
 /// | opcode other than QUERY | NOTIMP |
-/// | not exactly one question, records where a query has none, malformed | FORMERR |
+/// | not exactly one question, records where a query has none, malformed, a cookie of a wrong length | FORMERR |
 /// | EDNS version above 0 | BADVERS |
-/// | class other than IN, a zone transfer, a name outside `private-network.internal` | REFUSED |
-/// | the asker's network is not known | SERVFAIL |
+/// | class other than IN, a zone transfer, a name outside of the network's zones | REFUSED |
+/// | the asker's network is not known, or what is known of it is too old | SERVFAIL |
 /// | a name with addresses, A or ANY | its addresses, shuffled; a random part of them with TC set where not all fit |
-/// | the domain of the network or the suffix, SOA or ANY | the SOA record |
+/// | the same in a network with IPv6, AAAA | the same |
+/// | a port that a type declares, SRV or ANY | the names of its containers, shuffled; a random part where not all fit |
+/// | the reverse name of a container's address, PTR or ANY | its name |
+/// | the domain of the network, the suffix, a reverse zone, SOA or ANY | the SOA record |
+/// | the same, NS | the NS record |
 /// | a name that exists, anything else | no answer, and an SOA record as authority |
 /// | any other name | NXDOMAIN, and an SOA record as authority |
+///
+/// ANY gets one kind of records (RFC 8482 §4.1).
 ///
 /// ```
 /// use pn_core::Transport;
@@ -54,35 +83,120 @@ impl<'a> View<'a> {
 /// ```
 #[must_use]
 pub fn answer(view: View<'_>, transport: Transport, query: &[u8], rng: &mut Rng) -> Option<Vec<u8>> {
-    let header = Header::of_query(query)?;
+    let mut reply = Vec::new();
+    match respond(&view, transport, query, rng, &mut reply) {
+        Verdict::Silence => None,
+        Verdict::Answered | Verdict::Elsewhere | Verdict::Transfer | Verdict::Signed => Some(reply),
+    }
+}
+
+/// Writes the reply to one query in place of what is in `reply`. Plain questions take the quick way.
+pub(crate) fn respond(
+    view: &View<'_>,
+    transport: Transport,
+    query: &[u8],
+    rng: &mut Rng,
+    reply: &mut Vec<u8>,
+) -> Verdict {
+    if let Some(zone) = view.zone.filter(|_| !view.is_expired)
+        && quick::answer(zone, transport, query, rng, reply)
+    {
+        return Verdict::Answered;
+    }
+    respond_fully(view, transport, query, rng, reply)
+}
+
+/// Answers whatever there is: the way that plain questions need not take.
+fn respond_fully(view: &View<'_>, transport: Transport, query: &[u8], rng: &mut Rng, reply: &mut Vec<u8>) -> Verdict {
+    let Some(header) = Header::of_query(query) else {
+        return Verdict::Silence;
+    };
     let query = match Query::parse(header, query) {
         Ok(query) => query,
-        Err(rcode) => return Some(header.reply(rcode)),
+        Err(rcode) => {
+            header.reply(rcode, reply);
+            return Verdict::Answered;
+        }
     };
-    let mut reply = Writer::new(&query, limit(transport, query.payload()));
+    let extra = Extra { nsid: view.nsid, cookies: view.cookies };
+    let writer = Writer::new(&query, limit(transport, query.payload()), extra, reply);
+    let verdict = respond_to(view, transport, &query, rng, writer);
+    if query.is_signed() && !query.is_of_the_future() { Verdict::Signed } else { verdict }
+}
+
+fn respond_to(
+    view: &View<'_>,
+    transport: Transport,
+    query: &Query<'_>,
+    rng: &mut Rng,
+    mut reply: Writer<'_, '_>,
+) -> Verdict {
     if query.is_of_the_future() {
-        return Some(reply.finish(Rcode::BadVers));
+        reply.finish(Rcode::BadVers);
+        return Verdict::Answered;
     }
     if !query.is_internet() || query.query_type() == QueryType::Transfer {
-        return Some(reply.finish(Rcode::Refused));
+        reply.finish(Rcode::Refused);
+        let is_transfer = query.is_internet() && transport == Transport::Tcp;
+        return if is_transfer { Verdict::Transfer } else { Verdict::Answered };
     }
-    let Some(zone) = view.zone else {
-        let ours = beneath_suffix(query.labels()).is_some();
-        return Some(reply.finish(if ours { Rcode::ServFail } else { Rcode::Refused }));
-    };
-    let found = zone.lookup(query.labels());
-    if found == Lookup::Elsewhere {
-        return Some(reply.finish(Rcode::Refused));
-    }
-    reply.set_authoritative();
-    match (found, query.query_type()) {
-        (Lookup::Addresses(containers), QueryType::Address | QueryType::Any) => {
-            add_addresses(&mut reply, zone.ttl(), containers, rng);
+    let labels: Vec<&[u8]> = query.labels().collect();
+    let found = view.zone.map(|zone| (zone, zone.find(&labels)));
+    let (zone, found, apex) = match found {
+        Some((zone, (found, apex))) if found != Lookup::Elsewhere && !view.is_expired => (zone, found, apex),
+        Some((_, (Lookup::Elsewhere, _))) => {
+            reply.finish(Rcode::Refused);
+            return Verdict::Elsewhere;
         }
-        (Lookup::Apex, QueryType::Authority | QueryType::Any) => reply.answer_soa(soa(zone, &query)),
-        _ => reply.deny(soa(zone, &query)),
+        None if !is_never_elsewhere(&labels) => {
+            reply.finish(Rcode::Refused);
+            return Verdict::Elsewhere;
+        }
+        Some(_) | None => {
+            reply.finish(Rcode::ServFail);
+            return Verdict::Answered;
+        }
+    };
+    reply.set_authoritative();
+    let ttl = zone.ttl();
+    match (found, query.query_type(), zone.plan().ipv6) {
+        (Lookup::Addresses(containers), QueryType::Ipv4 | QueryType::Any, _) => {
+            reply.addresses((Family::V4, ttl), containers, rng);
+        }
+        (Lookup::Addresses(containers), QueryType::Ipv6, Some(prefix)) => {
+            reply.addresses((Family::V6(prefix), ttl), containers, rng);
+        }
+        (Lookup::Service { of_type, port }, QueryType::Service | QueryType::Any, _) => {
+            let mut indexes: Vec<u32> = of_type.containers.iter().map(|(index, _)| *index).collect();
+            rng.shuffle(&mut indexes);
+            let fits = indexes.into_iter().all(|index| {
+                let slot = Slot::new(of_type.app, of_type.container_type, index).expect("planned slots have an index");
+                reply.service(ttl, port.number.get(), &Name::container(zone.network(), &slot))
+            });
+            if !fits {
+                reply.set_truncated();
+            }
+        }
+        (Lookup::Pointer(name), QueryType::Pointer | QueryType::Any, _) => reply.pointer(ttl, &name),
+        (Lookup::Apex, QueryType::Authority | QueryType::Any, _) => reply.authority(zone),
+        (Lookup::Apex, QueryType::NameServer, _) => reply.name_server(ttl),
+        _ => reply.deny(zone, apex),
     }
-    Some(reply.finish(if found == Lookup::NxDomain { Rcode::NxDomain } else { Rcode::NoError }))
+    reply.finish(if found == Lookup::NxDomain { Rcode::NxDomain } else { Rcode::NoError });
+    Verdict::Answered
+}
+
+/// Returns whether a query has a cookie that its client got from here.
+#[cfg(feature = "server")]
+pub(crate) fn is_of_known_client(query: &[u8], cookies: &Cookies<'_>) -> bool {
+    let cookie = Header::of_query(query).and_then(|header| Query::parse(header, query).ok()?.cookie());
+    cookie.is_some_and(|cookie| cookies.is_valid(&cookie))
+}
+
+/// Makes a reply one that says nothing but that there is more to say over TCP.
+#[cfg(feature = "server")]
+pub(crate) fn truncated(reply: &mut Vec<u8>) {
+    crate::wire::truncate(reply);
 }
 
 /// Returns how long a reply may be, in octets (RFC 6891 §6.2.3).
@@ -92,26 +206,6 @@ fn limit(transport: Transport, payload: Option<u16>) -> usize {
         (Transport::Udp, Some(payload)) => payload.clamp(MIN_PAYLOAD, PAYLOAD),
         (Transport::Udp, None) => MIN_PAYLOAD,
     })
-}
-
-fn add_addresses(reply: &mut Writer<'_>, ttl: u32, containers: &[(u32, Ipv4Addr)], rng: &mut Rng) {
-    if let [(_, address)] = containers {
-        return reply.addresses(ttl, core::iter::once(*address));
-    }
-    let mut addresses: Vec<Ipv4Addr> = containers.iter().map(|(_, address)| *address).collect();
-    rng.shuffle(&mut addresses);
-    let room = reply.room();
-    if room < addresses.len() {
-        addresses.truncate(room);
-        reply.set_truncated();
-    }
-    reply.addresses(ttl, addresses.into_iter());
-}
-
-/// Returns the SOA record of the closest enclosing zone: the network's, or the one around all networks.
-fn soa(zone: &Zone, query: &Query<'_>) -> Soa {
-    let labels = if zone.encloses(query.labels()) { 3 } else { 2 };
-    Soa { labels, serial: zone.serial(), ttl: zone.negative_ttl() }
 }
 
 /// What every client takes over UDP, in octets (RFC 1035 §4.2.1).

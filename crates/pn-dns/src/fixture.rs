@@ -19,16 +19,9 @@ impl Model {
 
     pub(crate) fn with_policy(policy: Policy) -> Self {
         let mut model = Self { state: State::new(Region::with_policy(policy)), containers: 0 };
-        let terms = Terms {
-            accepted_by: "ada".parse().unwrap(),
-            version: "beta-1".parse().unwrap(),
-            accepted_at: Timestamp::ZERO,
-        };
+        let terms = terms();
         for n in [1, 2] {
-            let project = ProjectId::from_u128(n);
-            model.apply(Change::AddProject(Project::new(project, format!("p{n}").parse().unwrap())));
-            let request = NetworkRequest::new(project, network(n), terms.clone());
-            model.apply(Change::EnablePrivateNetwork(request));
+            model.network(NetworkRequest::new(ProjectId::from_u128(n), network(n), terms.clone()));
         }
         model.apply(Change::AddNode(Node::new(
             NodeId::from_u128(1),
@@ -38,6 +31,12 @@ impl Model {
             PublicKey::new([1; 32]),
         )));
         model
+    }
+
+    /// Adds a project with a private network.
+    pub(crate) fn network(&mut self, request: NetworkRequest) {
+        self.apply(Change::AddProject(Project::new(request.project, "p".parse().unwrap())));
+        self.apply(Change::EnablePrivateNetwork(request));
     }
 
     pub(crate) fn apply(&mut self, change: Change) {
@@ -62,14 +61,46 @@ impl Model {
         container
     }
 
+    /// Returns whether a declared slot has no container.
+    pub(crate) fn free(&self, n: u128, container_type: &str, index: u32) -> bool {
+        let container_type = container_type.parse().unwrap();
+        let slot = Slot::new(app(n), container_type, index).unwrap();
+        let known = self.state.app(app(n)).and_then(|app| app.formation.count(&container_type));
+        known.is_some_and(|count| index <= count)
+            && self.state.networks().all(|network| self.state.containers(network.id).all(|other| other.slot != slot))
+    }
+
+    /// Declares the ports of a type.
+    pub(crate) fn listen(&mut self, n: u128, container_type: &str, ports: &str) {
+        let (container_type, ports) = (container_type.parse().unwrap(), ports.parse().unwrap());
+        self.apply(Change::DeclarePorts { app: app(n), container_type, ports });
+    }
+
     pub(crate) fn zones(&self) -> ZoneSet {
-        self.state.plan().zones()
+        self.state.zones()
     }
 
     pub(crate) fn zone(&self, n: u128) -> Zone {
         let zones = self.zones();
         Zone::new(Arc::clone(&zones.zones[&network(n)]), zones.serial())
     }
+}
+
+fn terms() -> Terms {
+    let (accepted_by, version) = ("ada".parse().unwrap(), "beta-1".parse().unwrap());
+    Terms { accepted_by, version, accepted_at: Timestamp::ZERO }
+}
+
+/// The shop, and network 3 with IPv6 in a subnet of this prefix, where app 5 has two containers.
+pub(crate) fn dual_stack(subnet: &str) -> Model {
+    let mut model = shop();
+    let mut request = NetworkRequest::new(ProjectId::from_u128(3), network(3), terms());
+    (request.families, request.subnet) = (Families::DualStack, Some(subnet.parse().unwrap()));
+    model.network(request);
+    model.app(5, 3, "web:2 idle:0");
+    model.run(5, "web", 1);
+    model.run(5, "web", 2);
+    model
 }
 
 /// Two networks with the same addresses: app 1 in network 1, with every kind of name, and app 2 in network 2.
@@ -86,7 +117,19 @@ pub(crate) fn shop() -> Model {
     model.run(1, "007", 1);
     model.run(3, "worker", 1);
     model.run(2, "web", 1);
+    model.listen(1, "my-app-backend", "3000/tcp 53/udp");
+    model.listen(1, "idle", "80/tcp");
     model
+}
+
+/// A network with this subnet, whose app 1 runs one `web` container.
+pub(crate) fn subnet(subnet: &str) -> Zone {
+    let mut policy = Policy::default();
+    policy.subnet = subnet.parse().unwrap();
+    let mut model = Model::with_policy(policy);
+    model.app(1, 1, "web:1");
+    model.run(1, "web", 1);
+    model.zone(1)
 }
 
 /// A network whose app 1 runs this many containers of a type.

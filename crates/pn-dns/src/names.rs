@@ -1,17 +1,19 @@
 //! The names that are published at the moment.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use core::time::Duration;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use async_trait::async_trait;
 use fastrand::Rng;
 use pn_core::{
     Action, BackendError, DnsBackend, Generation, NetworkId, Report, Resolver, Stage, Transport, ZonePlan, ZoneSet,
 };
 
-use crate::answer::{View, answer};
+use crate::answer::{Verdict, View, respond};
+use crate::counts::{Count, Counters, Counts, Drop};
 use crate::zone::Zone;
 
 /// The zones of every network, replaced as a whole by each `publish` and read without a lock by each query.
@@ -27,11 +29,45 @@ pub struct Names {
     publishing: Mutex<()>,
     /// Seed of the next answer's randomness.
     seed: AtomicU64,
+    freshness: AtomicU8,
+    counters: Counters,
+}
+
+/// Whether what is published still follows its source (D10).
+///
+/// Whoever drives the names, and has a clock, says so: when the source was heard last is no matter of the names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Freshness {
+    /// It does.
+    #[default]
+    Current,
+    /// The source has not been heard for some time. The last state is answered, and counted as stale.
+    Stale,
+    /// The source has not been heard for so long that the last state is worth nothing: SERVFAIL.
+    Expired,
+}
+
+impl Freshness {
+    /// How long a source is silent before what it said is stale, where nothing else is said.
+    pub const STALE_AFTER: Duration = Duration::from_secs(30);
+
+    /// How long a source is silent before what it said is expired, where nothing else is said.
+    pub const EXPIRED_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+    /// Judges a silence by when it is too long.
+    #[must_use]
+    pub fn of_silence(silence: Duration, stale_after: Duration, expired_after: Duration) -> Self {
+        match () {
+            () if silence >= expired_after => Self::Expired,
+            () if silence >= stale_after => Self::Stale,
+            () => Self::Current,
+        }
+    }
 }
 
 /// Zones of one generation.
 #[derive(Debug)]
-struct Published {
+pub(crate) struct Published {
     generation: Generation,
     stage: Stage,
     zones: BTreeMap<NetworkId, Arc<Zone>>,
@@ -44,7 +80,42 @@ impl Names {
         // Before any set, so that the first meanwhile-set is taken, too.
         let (generation, stage) = (Generation::ZERO, Stage::Meanwhile);
         let published = ArcSwap::from_pointee(Published { generation, stage, zones: BTreeMap::new() });
-        Self { published, publishing: Mutex::new(()), seed: AtomicU64::new(seed) }
+        let (publishing, seed) = (Mutex::new(()), AtomicU64::new(seed));
+        Self { published, publishing, seed, freshness: AtomicU8::new(0), counters: Counters::default() }
+    }
+
+    /// Says whether what is published still follows its source.
+    pub fn set_freshness(&self, freshness: Freshness) {
+        let before = self.freshness.swap(freshness as u8, Ordering::Relaxed);
+        if before != freshness as u8 {
+            tracing::info!(?freshness, generation = %self.generation(), "freshness of names");
+        }
+    }
+
+    /// Returns whether what is published still follows its source.
+    #[must_use]
+    pub fn freshness(&self) -> Freshness {
+        match self.freshness.load(Ordering::Relaxed) {
+            0 => Freshness::Current,
+            1 => Freshness::Stale,
+            _ => Freshness::Expired,
+        }
+    }
+
+    /// Returns what became of the queries that were resolved here; servers count their own.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counters.read()
+    }
+
+    /// Returns what is published, to answer some queries from.
+    pub(crate) fn read(&self) -> Guard<Arc<Published>> {
+        self.published.load()
+    }
+
+    /// Returns a seed that nobody else gets.
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Returns the generation that is published.
@@ -83,7 +154,11 @@ impl Names {
                 before => {
                     let action = if before.is_some() { Action::Updated } else { Action::Created };
                     report.record(format_args!("zone {network}"), Ok(action));
-                    Arc::new(Zone::new(Arc::clone(plan), set.serial()))
+                    let (plan, serial) = (Arc::clone(plan), set.serial());
+                    Arc::new(match before {
+                        Some(before) => before.succeeded_by(plan, serial),
+                        None => Zone::new(plan, serial),
+                    })
                 }
             };
             zones.insert(*network, zone);
@@ -106,10 +181,25 @@ impl DnsBackend for Names {
 
 impl Resolver for Names {
     fn resolve(&self, network: NetworkId, transport: Transport, query: &[u8]) -> Option<Vec<u8>> {
-        let published = self.published.load();
-        let view = published.zones.get(&network).map_or_else(View::default, |zone| View::of(zone));
-        let mut rng = Rng::with_seed(self.seed.fetch_add(1, Ordering::Relaxed));
-        answer(view, transport, query, &mut rng)
+        let (published, freshness) = (self.read(), self.freshness());
+        let (mut rng, mut reply) = (Rng::with_seed(self.seed()), Vec::new());
+        if respond(&published.view(network, freshness), transport, query, &mut rng, &mut reply) == Verdict::Silence {
+            self.counters.add(Count::Dropped(Drop::NoQuery));
+            return None;
+        }
+        self.counters.add_reply(transport, &reply);
+        if freshness != Freshness::Current {
+            self.counters.add(Count::Stale(transport));
+        }
+        Some(reply)
+    }
+}
+
+impl Published {
+    /// Returns what is seen from inside a network.
+    pub(crate) fn view(&self, network: NetworkId, freshness: Freshness) -> View<'_> {
+        let zone = self.zones.get(&network).map(|zone| &**zone);
+        View { zone, is_expired: freshness == Freshness::Expired, ..View::default() }
     }
 }
 

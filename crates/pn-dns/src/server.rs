@@ -1,21 +1,39 @@
 //! A name server on UDP and TCP for one network.
 
-use core::net::SocketAddr;
-use core::time::Duration;
-use std::io;
-use std::sync::Arc;
+mod limit;
+mod tcp;
+mod udp;
 
-use pn_core::{BackendError, ErrorKind, NetworkId, Resolver, Transport};
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{sleep, timeout};
+use core::net::{IpAddr, SocketAddr};
+use core::num::NonZeroUsize;
+use core::time::Duration;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+use std::{io, thread};
+
+use pn_core::{BackendError, ErrorKind, NetworkId};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::{JoinError, JoinHandle};
+
+use self::limit::Limiter;
+pub use self::limit::RateLimit;
+use self::tcp::Connections;
+pub use self::tcp::serve_stream;
+use self::udp::Workers;
+use crate::answer::View;
+use crate::cookie::{Cookies, Secret};
+use crate::counts::{Counters, Counts};
+use crate::names::{Freshness, Names, Published};
+use crate::other_names::{OtherNames, Transfers};
 
 /// A name server for one network, on one address, over UDP and TCP.
 ///
 /// Whatever arrives at its sockets comes from its network: the sender's address, which says nothing, is not looked at. The
-/// resolver may change what it answers at any time; sockets and connections stay.
+/// names may change at any time; sockets and connections stay.
+///
+/// UDP is answered by threads of its own, one for each processor, each with a socket of its own on the one port
+/// (`SO_REUSEPORT`); TCP by tasks of the runtime.
 ///
 /// Bind it to the address that clients ask: from the unspecified address, replies may leave with another source.
 ///
@@ -40,7 +58,7 @@ use tokio::time::{sleep, timeout};
 #[derive(Debug)]
 #[must_use = "dropping a server stops it"]
 pub struct DnsServer {
-    network: NetworkId,
+    service: Arc<Service>,
     address: SocketAddr,
     /// Dropped to stop the task.
     stop: oneshot::Sender<()>,
@@ -49,15 +67,14 @@ pub struct DnsServer {
 
 impl DnsServer {
     /// Prepares a server for a network.
-    pub fn builder(network: NetworkId, resolver: Arc<dyn Resolver>) -> DnsServerBuilder {
-        let service = Service { network, resolver, idle_timeout: IDLE_TIMEOUT, max_connections: MAX_CONNECTIONS };
-        DnsServerBuilder { service }
+    pub fn builder(network: NetworkId, names: Arc<Names>) -> DnsServerBuilder {
+        DnsServerBuilder { service: Service::new(network, names), workers: None }
     }
 
     /// Returns the network it answers for.
     #[must_use]
-    pub const fn network(&self) -> NetworkId {
-        self.network
+    pub fn network(&self) -> NetworkId {
+        self.service.network
     }
 
     /// Returns the address it listens on, the same for UDP and TCP.
@@ -66,20 +83,27 @@ impl DnsServer {
         self.address
     }
 
+    /// Returns what became of the queries it got.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.service.counters.read()
+    }
+
     /// Closes its sockets and every connection, and returns when they are closed.
     pub async fn shutdown(self) {
         drop(self.stop);
         if let Err(error) = self.task.await {
-            tracing::error!(network = %self.network, %error, "the name server had failed");
+            tracing::error!(network = %self.service.network, %error, "the name server had failed");
         }
     }
 }
 
 /// What a [`DnsServer`] is made from.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 #[must_use = "a builder does nothing before it binds"]
 pub struct DnsServerBuilder {
     service: Service,
+    workers: Option<NonZeroUsize>,
 }
 
 impl DnsServerBuilder {
@@ -89,9 +113,47 @@ impl DnsServerBuilder {
         self
     }
 
-    /// Sets how many connections are open at most: 256 where nothing is said. One more is closed at once.
+    /// Sets how many connections are open at most: 256 where nothing is said. For one more, the one that has asked nothing
+    /// for the longest time is closed.
     pub const fn max_connections(mut self, max_connections: usize) -> Self {
         self.service.max_connections = max_connections;
+        self
+    }
+
+    /// Sets how many threads answer UDP: as many as there are processors where nothing is said.
+    pub const fn workers(mut self, workers: NonZeroUsize) -> Self {
+        self.workers = Some(workers);
+        self
+    }
+
+    /// Sets who is asked for names of other zones. They are refused where nobody is.
+    pub fn other_names(mut self, other_names: Arc<dyn OtherNames>) -> Self {
+        self.service.other_names = Some(other_names);
+        self
+    }
+
+    /// Sets who hands zones to secondaries. Transfers are refused where nobody does.
+    pub fn transfers(mut self, transfers: Arc<dyn Transfers>) -> Self {
+        self.service.transfers = Some(transfers);
+        self
+    }
+
+    /// Sets what the server calls itself to those who ask (NSID, RFC 5001): at most 128 octets of it.
+    pub fn nsid(mut self, nsid: &[u8]) -> Self {
+        self.service.nsid = Some(nsid.iter().copied().take(MAX_NSID).collect());
+        self
+    }
+
+    /// Sets the secrets of cookies (RFC 7873): they are made with the first and checked with all. Servers behind one address
+    /// have the same. Cookies are passed over where none is set.
+    pub fn cookie_secrets(mut self, secrets: &[Secret]) -> Self {
+        self.service.secrets = secrets.into();
+        self
+    }
+
+    /// Limits the replies that one client gets over UDP. Nothing is limited where nothing is said.
+    pub fn limit(mut self, limit: RateLimit) -> Self {
+        self.service.limiter = Some(Limiter::new(limit, self.service.names.seed()));
         self
     }
 
@@ -107,26 +169,44 @@ impl DnsServerBuilder {
     /// When it is dropped, nothing stays open.
     pub async fn bind(self, address: SocketAddr) -> Result<DnsServer, BackendError> {
         let failed = |source| bind_error(address, source);
-        let (udp, tcp) = bind_both(address).await.map_err(failed)?;
+        let workers = self.workers.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+        let (sockets, tcp) = bind_both(address, workers).await.map_err(failed)?;
         let address = tcp.local_addr().map_err(failed)?;
+        let service = Arc::new(self.service);
+        let workers = Workers::start(&service, sockets).map_err(failed)?;
         let (stop, stopped) = oneshot::channel();
-        let network = self.service.network;
-        let task = tokio::spawn(self.service.run(udp, tcp, stopped));
-        tracing::info!(%network, %address, "answering DNS");
-        Ok(DnsServer { network, address, stop, task })
+        let task = tokio::spawn(run(Arc::clone(&service), workers, tcp, stopped));
+        tracing::info!(network = %service.network, %address, "answering DNS");
+        Ok(DnsServer { service, address, stop, task })
     }
 }
 
-/// Opens both sockets on one port.
-async fn bind_both(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+/// Answers until it is stopped, and then closes everything.
+async fn run(service: Arc<Service>, workers: Workers, tcp: TcpListener, stopped: oneshot::Receiver<()>) {
+    let mut connections = Connections::default();
+    tokio::select! {
+        // It never gets a value: it ends when the server drops the other end.
+        _ = stopped => {}
+        () = connections.accept(&service, &tcp) => {}
+    }
+    drop(tcp);
+    connections.shutdown().await;
+    workers.stop();
+    // Threads end as soon as they are woken.
+    let _: Result<(), JoinError> = tokio::task::spawn_blocking(|| workers.join()).await;
+}
+
+/// Opens a listener, and on its port so many UDP sockets.
+async fn bind_both(address: SocketAddr, workers: usize) -> io::Result<(Vec<std::net::UdpSocket>, TcpListener)> {
     let mut attempts = if address.port() == 0 { PORT_ATTEMPTS } else { 1 };
     loop {
         let tcp = TcpListener::bind(address).await?;
         attempts -= 1;
-        match UdpSocket::bind(tcp.local_addr()?).await {
-            Ok(udp) => return Ok((udp, tcp)),
+        let address = tcp.local_addr()?;
+        match (0..workers).map(|_| udp::bind(address, workers > 1)).collect() {
+            Ok(sockets) => return Ok((sockets, tcp)),
             // Somebody else has the port for UDP: another one will do.
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && attempts > 0 => {}
+            Err(error) if io::Error::kind(&error) == io::ErrorKind::AddrInUse && attempts > 0 => {}
             Err(error) => return Err(error),
         }
     }
@@ -143,121 +223,53 @@ fn bind_error(address: SocketAddr, source: io::Error) -> BackendError {
     BackendError::new(kind, "bind", format_args!("address {address}")).with_source(source)
 }
 
-/// What the tasks of a server share.
-#[derive(Debug, Clone)]
+/// What the threads and tasks of a server share.
+#[derive(Debug)]
 struct Service {
     network: NetworkId,
-    resolver: Arc<dyn Resolver>,
+    names: Arc<Names>,
+    other_names: Option<Arc<dyn OtherNames>>,
+    transfers: Option<Arc<dyn Transfers>>,
+    nsid: Option<Box<[u8]>>,
+    secrets: Box<[Secret]>,
+    limiter: Option<Limiter>,
     idle_timeout: Duration,
     max_connections: usize,
+    /// One permit for each question that somebody else is asked at a time.
+    asking: Arc<Semaphore>,
+    counters: Counters,
 }
 
 impl Service {
-    async fn run(self, udp: UdpSocket, tcp: TcpListener, stopped: oneshot::Receiver<()>) {
-        let mut connections = JoinSet::new();
-        tokio::select! {
-            // It never gets a value: it ends when the server drops the other end.
-            _ = stopped => {}
-            () = self.serve_udp(&udp) => {}
-            () = self.accept(&tcp, &mut connections) => {}
-        }
-        drop((udp, tcp));
-        connections.shutdown().await;
-    }
-
-    async fn serve_udp(&self, socket: &UdpSocket) {
-        let mut query = vec![0; MAX_MESSAGE];
-        loop {
-            let (len, client) = match socket.recv_from(&mut query).await {
-                Ok(received) => received,
-                Err(error) => {
-                    self.pause("receive", &error).await;
-                    continue;
-                }
-            };
-            let Some(reply) = self.resolver.resolve(self.network, Transport::Udp, &query[..len]) else {
-                continue;
-            };
-            if let Err(error) = socket.send_to(&reply, client).await {
-                tracing::debug!(network = %self.network, %client, %error, "cannot send a DNS reply");
-            }
+    fn new(network: NetworkId, names: Arc<Names>) -> Self {
+        Self {
+            network,
+            names,
+            other_names: None,
+            transfers: None,
+            nsid: None,
+            secrets: Box::default(),
+            limiter: None,
+            idle_timeout: IDLE_TIMEOUT,
+            max_connections: MAX_CONNECTIONS,
+            asking: Arc::new(Semaphore::new(MAX_ASKING)),
+            counters: Counters::default(),
         }
     }
 
-    async fn accept(&self, listener: &TcpListener, connections: &mut JoinSet<()>) {
-        loop {
-            let accepted = listener.accept().await;
-            while connections.try_join_next().is_some() {}
-            match accepted {
-                Ok((stream, _)) if connections.len() < self.max_connections => {
-                    connections.spawn(self.clone().serve_connection(stream));
-                }
-                Ok((_, client)) => {
-                    tracing::debug!(network = %self.network, %client, "too many DNS connections, closing this one");
-                }
-                Err(error) => self.pause("accept", &error).await,
-            }
-        }
-    }
-
-    async fn serve_connection(self, stream: TcpStream) {
-        // Replies are written whole, so waiting for more to send only delays them.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(network = %self.network, %error, "cannot send DNS replies without delay");
-        }
-        // An error or a silence of the client ends the connection, and there is nobody to tell.
-        let _: io::Result<()> = serve_stream(stream, self.network, &*self.resolver, self.idle_timeout).await;
-    }
-
-    /// Waits a little after an error of a socket, so that one that stays costs no processor time.
-    async fn pause(&self, operation: &'static str, error: &io::Error) {
-        tracing::warn!(network = %self.network, operation, %error, "a DNS socket failed");
-        sleep(ERROR_PAUSE).await;
+    /// Returns what a client of the network sees.
+    fn view<'a>(&'a self, published: &'a Published, freshness: Freshness, client: IpAddr, now: u32) -> View<'a> {
+        let mut view = published.view(self.network, freshness);
+        view.nsid = self.nsid.as_deref();
+        let client = client.to_canonical();
+        view.cookies = (!self.secrets.is_empty()).then_some(Cookies { secrets: &self.secrets, client, now });
+        view
     }
 }
 
-/// Answers the queries of one connection of a network, each with its length before it (RFC 7766 §8), until the client closes
-/// it. A query that gets no reply is passed over.
-///
-/// Connections come from anywhere: a socket, or a stack in this process.
-///
-/// # Errors
-/// [`io::ErrorKind::TimedOut`] where the client takes longer than `idle` for its next query or for reading a reply, and the
-/// stream's own.
-///
-/// # Panics
-/// Outside a tokio runtime with time enabled.
-pub async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: S,
-    network: NetworkId,
-    resolver: &dyn Resolver,
-    idle: Duration,
-) -> io::Result<()> {
-    let mut stream = BufReader::new(stream);
-    let mut query = Vec::new();
-    while timeout(idle, read_message(&mut stream, &mut query)).await?? {
-        if let Some(reply) = resolver.resolve(network, Transport::Tcp, &query) {
-            timeout(idle, write_message(stream.get_mut(), &reply)).await??;
-        }
-    }
-    Ok(())
-}
-
-/// Reads a message, and returns whether there was one before the stream ended.
-async fn read_message<S: AsyncRead + Unpin>(stream: &mut BufReader<S>, message: &mut Vec<u8>) -> io::Result<bool> {
-    if stream.fill_buf().await?.is_empty() {
-        return Ok(false);
-    }
-    let len = stream.read_u16().await?;
-    message.resize(usize::from(len), 0);
-    stream.read_exact(message).await?;
-    Ok(true)
-}
-
-/// Writes a message in one piece.
-async fn write_message<S: AsyncWrite + Unpin>(stream: &mut S, message: &[u8]) -> io::Result<()> {
-    let len = u16::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    stream.write_all(&[&len.to_be_bytes(), message].concat()).await
+/// Returns the seconds since 1970, in a circle.
+fn unix_time() -> u32 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as u32)
 }
 
 /// How long a connection may be idle where nothing else is said.
@@ -266,8 +278,11 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many connections may be open where nothing else is said.
 const MAX_CONNECTIONS: usize = 256;
 
-/// The longest DNS message, in octets.
-const MAX_MESSAGE: usize = u16::MAX as usize;
+/// How many questions others are asked at a time.
+const MAX_ASKING: usize = 1024;
+
+/// The longest identifier, in octets, so that it fits with everything else.
+const MAX_NSID: usize = 128;
 
 /// How many ports are tried for one that is free for UDP and TCP.
 const PORT_ATTEMPTS: u32 = 16;

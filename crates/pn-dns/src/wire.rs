@@ -4,15 +4,21 @@
 //! No other file names `hickory-proto`, but for the tests' `eye` that reads every reply with it.
 
 use hickory_proto::op::{Message, OpCode, Query as Question};
+use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::{Name, RData, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 
+use crate::cookie::Cookie;
+use crate::rcode::Rcode;
 use crate::stub::{Reply, StubError};
 
-pub(crate) use self::writer::{Soa, Writer, write_query};
+pub(crate) use self::addresses::{Family, add_addresses};
+pub(crate) use self::writer::{Extra, Writer, negative, write_query};
 
+mod addresses;
 #[cfg(test)]
 pub(crate) mod eye;
+pub(crate) mod reading;
 mod writer;
 
 /// Length of a header, in octets.
@@ -26,46 +32,49 @@ const MAX_NAME: usize = 255;
 /// Length of an OPT record without options, in octets.
 const OPT: usize = 11;
 
-/// Length of an A record whose owner is a pointer, in octets.
-pub(crate) const ADDRESS: usize = 16;
+/// Length of a record whose owner is a pointer, without its data, in octets.
+const RECORD: usize = 12;
 
 /// The payload that is offered to clients over UDP: what fits every path (DNS flag day 2020).
 pub(crate) const PAYLOAD: u16 = 1232;
 
-const QR: u16 = 1 << 15;
+pub(crate) const QR: u16 = 1 << 15;
 const OPCODE: u16 = 0xf << 11;
-const AA: u16 = 1 << 10;
-const TC: u16 = 1 << 9;
-const RD: u16 = 1 << 8;
+pub(crate) const AA: u16 = 1 << 10;
+pub(crate) const TC: u16 = 1 << 9;
+pub(crate) const RD: u16 = 1 << 8;
 
-const TYPE_A: u16 = 1;
+pub(crate) const TYPE_A: u16 = 1;
+const TYPE_NS: u16 = 2;
 const TYPE_SOA: u16 = 6;
-const TYPE_OPT: u16 = 41;
+const TYPE_PTR: u16 = 12;
+pub(crate) const TYPE_AAAA: u16 = 28;
+const TYPE_SRV: u16 = 33;
+pub(crate) const TYPE_OPT: u16 = 41;
 const TYPE_IXFR: u16 = 251;
 const TYPE_AXFR: u16 = 252;
 const TYPE_ANY: u16 = 255;
-const CLASS_IN: u16 = 1;
+pub(crate) const CLASS_IN: u16 = 1;
 
-/// What became of a query, RCODE (RFC 6895 §2.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rcode {
-    NoError = 0,
-    FormErr = 1,
-    ServFail = 2,
-    NxDomain = 3,
-    NotImp = 4,
-    Refused = 5,
-    /// Extended: the high bits stand in the OPT record.
-    BadVers = 16,
-}
+/// Codes of EDNS options.
+const OPTION_NSID: u16 = 3;
+const OPTION_COOKIE: u16 = 10;
 
 /// What is asked for, as far as it makes a difference here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum QueryType {
     /// A.
-    Address,
+    Ipv4,
+    /// AAAA.
+    Ipv6,
     /// SOA.
     Authority,
+    /// NS.
+    NameServer,
+    /// PTR.
+    Pointer,
+    /// SRV.
+    Service,
     /// ANY.
     Any,
     /// AXFR or IXFR.
@@ -96,11 +105,11 @@ impl Header {
     }
 
     /// Writes a reply that is nothing but a header.
-    pub(crate) fn reply(self, rcode: Rcode) -> Vec<u8> {
-        let mut octets = vec![0; HEADER];
-        put(&mut octets, 0, self.id);
-        put(&mut octets, 2, QR | self.flags & (OPCODE | RD) | rcode as u16);
-        octets
+    pub(crate) fn reply(self, rcode: Rcode, octets: &mut Vec<u8>) {
+        octets.clear();
+        octets.resize(HEADER, 0);
+        put(octets, 0, self.id);
+        put(octets, 2, QR | self.flags & (OPCODE | RD) | rcode as u16);
     }
 }
 
@@ -113,6 +122,8 @@ pub(crate) struct Query<'a> {
     /// Where each label of the name starts in the question, and how many there are.
     labels: ([u8; MAX_LABELS], usize),
     edns: Option<Edns>,
+    /// Whether it has a TSIG record.
+    is_signed: bool,
 }
 
 /// What a query's OPT record says.
@@ -121,6 +132,9 @@ struct Edns {
     version: u8,
     payload: u16,
     dnssec_ok: bool,
+    /// Whether the server is asked for its identifier (RFC 5001).
+    nsid: bool,
+    cookie: Option<Cookie>,
 }
 
 impl<'a> Query<'a> {
@@ -129,23 +143,31 @@ impl<'a> Query<'a> {
         if header.flags & OPCODE != 0 {
             return Err(Rcode::NotImp);
         }
-        let [1, 0, 0, additional] = header.counts else {
+        let [1, 0, authority @ (0 | 1), additional] = header.counts else {
             return Err(Rcode::FormErr);
         };
-        Self::parse_body(header, usize::from(additional), message).ok_or(Rcode::FormErr)
+        Self::parse_body(header, (authority, additional), message).ok_or(Rcode::FormErr)
     }
 
-    fn parse_body(header: Header, additional: usize, message: &'a [u8]) -> Option<Self> {
+    fn parse_body(header: Header, (authority, additional): (u16, u16), message: &'a [u8]) -> Option<Self> {
         let mut query = Self::parse_question(header, message)?;
-        if additional > 0 {
+        // Who asks for changes says in an SOA record since when (RFC 1995 §3).
+        if authority > 0 && query.word(4) != TYPE_IXFR {
+            return None;
+        }
+        if authority > 0 || additional > 0 {
             let mut decoder = BinDecoder::new(message);
             decoder.read_slice(HEADER + query.question.len()).ok()?;
-            let (_, edns, _) = Message::read_records(&mut decoder, additional, true, OpCode::Query).ok()?;
-            query.edns = edns.map(|edns| Edns {
-                version: edns.version(),
-                payload: edns.max_payload(),
-                dnssec_ok: edns.flags().dnssec_ok,
-            });
+            Message::read_records(&mut decoder, usize::from(authority), false, OpCode::Query).ok()?;
+            let additional = usize::from(additional);
+            let (records, edns, signature) =
+                Message::read_records(&mut decoder, additional, true, OpCode::Query).ok()?;
+            query.is_signed =
+                signature.is_some() || records.iter().any(|record| record.record_type() == RecordType::TSIG);
+            query.edns = match edns {
+                Some(edns) => Some(Edns::read(&edns)?),
+                None => None,
+            };
         }
         Some(query)
     }
@@ -168,7 +190,7 @@ impl<'a> Query<'a> {
             end = next;
         }
         let question = rest.get(..end + 5)?;
-        Some(Self { header, question, labels, edns: None })
+        Some(Self { header, question, labels, edns: None, is_signed: false })
     }
 
     /// Returns the labels of the name in question, leftmost first, in their own case.
@@ -181,8 +203,12 @@ impl<'a> Query<'a> {
     /// Returns what is asked for.
     pub(crate) fn query_type(&self) -> QueryType {
         match self.word(4) {
-            TYPE_A => QueryType::Address,
+            TYPE_A => QueryType::Ipv4,
+            TYPE_AAAA => QueryType::Ipv6,
             TYPE_SOA => QueryType::Authority,
+            TYPE_NS => QueryType::NameServer,
+            TYPE_PTR => QueryType::Pointer,
+            TYPE_SRV => QueryType::Service,
             TYPE_IXFR | TYPE_AXFR => QueryType::Transfer,
             TYPE_ANY => QueryType::Any,
             _ => QueryType::Other,
@@ -197,6 +223,21 @@ impl<'a> Query<'a> {
     /// Returns whether it speaks a version of EDNS that is not known here.
     pub(crate) fn is_of_the_future(&self) -> bool {
         self.edns.is_some_and(|edns| edns.version > 0)
+    }
+
+    /// Returns whether it is signed.
+    pub(crate) const fn is_signed(&self) -> bool {
+        self.is_signed
+    }
+
+    /// Returns whether it asks for the server's identifier.
+    pub(crate) fn asks_nsid(&self) -> bool {
+        self.edns.is_some_and(|edns| edns.nsid)
+    }
+
+    /// Returns its cookie.
+    pub(crate) fn cookie(&self) -> Option<Cookie> {
+        self.edns?.cookie
     }
 
     /// Returns how much the client takes over UDP, in octets, if it says so.
@@ -214,6 +255,23 @@ impl<'a> Query<'a> {
     fn word(&self, from_end: usize) -> u16 {
         let at = self.question.len() - from_end;
         u16::from_be_bytes([self.question[at], self.question[at + 1]])
+    }
+}
+
+impl Edns {
+    /// Takes what it understands; `None` where a cookie is malformed. The first of several is the one.
+    fn read(edns: &hickory_proto::op::Edns) -> Option<Self> {
+        let (mut nsid, mut cookie) = (false, None);
+        for (_, option) in edns.options().as_ref() {
+            if let EdnsOption::NSID(_) = option {
+                nsid = true;
+            } else if let EdnsOption::Unknown(OPTION_COOKIE, octets) = option {
+                let read = Cookie::read(octets)?;
+                cookie.get_or_insert(read);
+            }
+        }
+        let (version, payload, dnssec_ok) = (edns.version(), edns.max_payload(), edns.flags().dnssec_ok);
+        Some(Self { version, payload, dnssec_ok, nsid, cookie })
     }
 }
 
@@ -260,6 +318,22 @@ pub(crate) fn read_reply(id: u16, name: &[u8], reply: &[u8]) -> Result<Reply, St
         (false, true) => Reply::NoData,
         (false, false) => Reply::Addresses(addresses),
     })
+}
+
+/// Takes everything behind the question out of a reply of ours, and says so.
+#[cfg(feature = "server")]
+pub(crate) fn truncate(reply: &mut Vec<u8>) {
+    let Some(header) = Header::read(reply) else {
+        return;
+    };
+    let end = if header.counts[0] == 1 {
+        Query::parse_question(header, reply).map_or(HEADER, |query| HEADER + query.question.len())
+    } else {
+        HEADER
+    };
+    reply.truncate(end);
+    put(reply, 2, header.flags | TC);
+    reply[6..HEADER].fill(0);
 }
 
 /// Writes a 16-bit number at an offset.

@@ -213,7 +213,7 @@ fn records_of(plan: &NodePlan) -> Vec<Record> {
         records.push(Record::Project(Project::new(network.project, label.clone())));
         records.push(Record::Network(network.network()));
         let mut apps: BTreeMap<AppId, BTreeMap<_, u32>> = BTreeMap::new();
-        for of_type in &network.zone.types {
+        for of_type in network.zone.types() {
             apps.entry(of_type.app).or_default().insert(of_type.container_type, 0);
         }
         for endpoint in &network.endpoints {

@@ -90,7 +90,7 @@ fn each_fault_is_found() {
     assert_eq!(check(|plan| plan.mtu = 1279), [format!("network {n1} has MTU 1279: IPv6 needs 1280")]);
     let name = |plan: &mut NetworkPlan, container: (u32, Ipv4Addr)| {
         let zone = Arc::make_mut(&mut plan.zone);
-        zone.types[0].containers[0] = container;
+        Arc::make_mut(&mut zone.apps[0]).types[0].containers[0] = container;
     };
     let expected = |index, address| {
         [format!("{index}.web.{app} of network {n1} leads to {address}, which its container does not have")]

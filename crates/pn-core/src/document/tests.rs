@@ -26,6 +26,7 @@ fn records() -> Vec<Record> {
     let app = App {
         hosting: Hosting::HealthData,
         formation: "web:0 my-app-backend:2".parse().unwrap(),
+        ports: [("My-App-Backend".parse().unwrap(), "3000/tcp 53/udp".parse().unwrap())].into(),
         ..App::new(AppId::from_u128(3), project, label("api"))
     };
     let private = |ipv6, encryption, key_scope, terms| Network {

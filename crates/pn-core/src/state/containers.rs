@@ -134,16 +134,17 @@ impl State {
         if let Some(before) = before {
             state.drain(before.get(), now);
         }
-        self.touch_names(network);
+        self.touch_names(network, of.0);
         Ok(())
     }
 
     pub(super) fn stop(&mut self, now: Timestamp, id: ContainerId) -> Result<(), ApplyError> {
         let (network, ordinal) = self.locate(id)?;
         let state = self.networks.get_mut(&network).expect("a container's network exists");
+        let app = state.members[&ordinal].of.0;
         state.forget_live(ordinal);
         state.drain(ordinal, now);
-        self.touch_names(network);
+        self.touch_names(network, app);
         Ok(())
     }
 
@@ -178,7 +179,7 @@ impl State {
             networks.retain(|other| *other != network);
         }
         if member.phase == PackedPhase::READY {
-            self.touch_names(network);
+            self.touch_names(network, member.of.0);
         } else {
             self.touch(network);
         }

@@ -4,6 +4,7 @@ use core::num::NonZeroU32;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::planning::ZoneCache;
 use super::{Cached, Clock, Member, NetworkState, NodeState, PackedPhase, Part, ProjectState, State};
 use crate::alloc::Pool;
 use crate::app::App;
@@ -102,7 +103,7 @@ impl State {
             self.load_records(before).expect("they were loaded before");
         }
         if let Some(network) = self.projects.get(&project).and_then(|state| state.network) {
-            self.touch_names(network);
+            self.touch(network);
         }
         self.generation = generation;
         loaded
@@ -153,7 +154,7 @@ impl State {
         let Some(id) = state.network else {
             return;
         };
-        self.touch_names(id);
+        self.touch(id);
         let removed = self.networks.remove(&id).expect("a project's network exists");
         self.vnis.vacate(removed.network.vni.get());
         for member in removed.members.values() {
@@ -221,7 +222,7 @@ impl State {
             types: Vec::new(),
             parts: Vec::new(),
             plan: Cached::default(),
-            zone: Cached::default(),
+            zone: ZoneCache::default(),
         };
         refuse_second(self.networks.insert(id, state).is_some(), || format!("private network {id}"))
     }

@@ -1,12 +1,12 @@
 //! From the state to plans. What did not change is shared with the plans before.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, OnceLock};
 
 use super::{Cached, NetworkState, State};
-use crate::id::{NetworkId, NodeId};
+use crate::id::{AppId, NetworkId, NodeId};
 use crate::mtu;
-use crate::plan::{Endpoint, Generation, NetworkPlan, NodePlan, Plan, TypeNames, ZonePlan};
+use crate::plan::{AppNames, Endpoint, Generation, NetworkPlan, NodePlan, Plan, Stage, TypeNames, ZonePlan, ZoneSet};
 
 /// How many changes are remembered for planners to catch up on.
 const LOG: usize = 4096;
@@ -61,6 +61,14 @@ impl State {
         }
     }
 
+    /// Plans the zones of every network, for name servers that need no ways: what [`plan`](Self::plan) has, at a cost that
+    /// grows with the networks and the apps whose names changed.
+    #[must_use]
+    pub fn zones(&self) -> ZoneSet {
+        let zones = self.networks.iter().map(|(id, state)| (*id, self.zone_plan(state)));
+        ZoneSet { generation: self.generation, stage: Stage::Settled, zones: zones.collect() }
+    }
+
     /// Plans one node: the slice of [`plan`](Self::plan) that concerns it, at a cost that grows with its share only.
     #[must_use]
     pub fn node_plan(&self, id: NodeId) -> NodePlan {
@@ -81,10 +89,10 @@ impl State {
         self.log.note(self.generation.next(), Touched::Network(network));
     }
 
-    /// Notes that the names of a network changed, and maybe its ways.
-    pub(super) fn touch_names(&mut self, network: NetworkId) {
+    /// Notes that the names of an app changed, and maybe ways of its network.
+    pub(super) fn touch_names(&mut self, network: NetworkId, app: AppId) {
         if let Some(state) = self.networks.get_mut(&network) {
-            state.zone = Cached::default();
+            state.zone.touch(app);
         }
         self.touch(network);
     }
@@ -123,23 +131,63 @@ impl State {
     }
 
     pub(super) fn zone_plan(&self, state: &NetworkState) -> Arc<ZonePlan> {
-        Arc::clone(state.zone.0.get_or_init(|| Arc::new(self.plan_zone(state))))
+        Arc::clone(state.zone.current.get_or_init(|| Arc::new(self.plan_zone(state))))
     }
 
     fn plan_zone(&self, state: &NetworkState) -> ZonePlan {
         let network = &state.network;
-        let mut types = Vec::new();
-        for app in &self.projects[&network.project].apps {
-            for (container_type, _) in self.apps[app].formation.types() {
-                let live = state.of_type(&(*app, *container_type)).into_iter().flat_map(|at| &state.types[at].live);
-                let named = live.filter_map(|(index, live)| Some((*index, network.subnet.address(live.ready?.get())?)));
-                types.push(TypeNames { app: *app, container_type: *container_type, containers: named.collect() });
-            }
-        }
+        let mut before = state.zone.before.iter().flat_map(|zone| &zone.apps).peekable();
+        let apps = self.projects[&network.project].apps.iter().filter_map(|app| {
+            while before.next_if(|names| names.app < *app).is_some() {}
+            let before = before.next_if(|names| names.app == *app).filter(|_| !state.zone.touched.contains(app));
+            before.cloned().or_else(|| self.plan_app(state, *app).map(Arc::new))
+        });
         let (network, subnet, ipv6, ttl) = (network.id, network.subnet, network.ipv6, self.policy.ttl);
-        ZonePlan { network, subnet, ipv6, ttl, types: types.into() }
+        ZonePlan { network, subnet, ipv6, ttl, apps: apps.collect() }
+    }
+
+    /// Plans the names of an app that declares a type.
+    fn plan_app(&self, state: &NetworkState, app: AppId) -> Option<AppNames> {
+        let declared = &self.apps[&app];
+        let types = declared.formation.types().map(|(container_type, _)| {
+            let live = state.of_type(&(app, *container_type)).into_iter().flat_map(|at| &state.types[at].live);
+            let subnet = state.network.subnet;
+            let named = live.filter_map(|(index, live)| Some((*index, subnet.address(live.ready?.get())?)));
+            let ports = declared.ports.get(container_type).cloned().unwrap_or_default();
+            TypeNames { app, container_type: *container_type, ports, containers: named.collect() }
+        });
+        let types: Box<[TypeNames]> = types.collect();
+        (!types.is_empty()).then_some(AppNames { app, types })
     }
 }
+
+/// The zone of a network, and what it can be made from when names changed. It only saves work, as [`Cached`].
+#[derive(Debug, Clone, Default)]
+pub(super) struct ZoneCache {
+    current: OnceLock<Arc<ZonePlan>>,
+    /// The last zone that was planned before names changed.
+    before: Option<Arc<ZonePlan>>,
+    /// The apps whose names changed since.
+    touched: BTreeSet<AppId>,
+}
+
+impl ZoneCache {
+    fn touch(&mut self, app: AppId) {
+        if let Some(current) = self.current.take() {
+            self.before = Some(current);
+            self.touched.clear();
+        }
+        self.touched.insert(app);
+    }
+}
+
+impl PartialEq for ZoneCache {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for ZoneCache {}
 
 /// Keeps the plan of one node up to date, at a cost that grows with what changed.
 ///

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::planning::ZoneCache;
 use super::{ApplyError, Cached, NetworkState, ProjectState, State};
 use crate::alloc::{Exhausted, Pool};
 use crate::app::{App, Formation, Hosting};
@@ -10,6 +11,7 @@ use crate::id::{AppId, NetworkId, ProjectId};
 use crate::net::Vni;
 use crate::network::{Families, Ipv6Prefix, Network};
 use crate::policy::Requirement;
+use crate::ports::Ports;
 use crate::project::{NetworkRequest, Project};
 use crate::time::Timestamp;
 
@@ -76,10 +78,10 @@ impl State {
             types: Vec::new(),
             parts: Vec::new(),
             plan: Cached::default(),
-            zone: Cached::default(),
+            zone: ZoneCache::default(),
         };
         self.networks.insert(network, state);
-        self.touch_names(network);
+        self.touch(network);
         Ok(())
     }
 
@@ -89,7 +91,7 @@ impl State {
         let network = state.network.take().ok_or(ApplyError::NoPrivateNetwork { project })?;
         let removed = self.networks.remove(&network).expect("a project's network exists");
         self.vnis.release(removed.network.vni.get(), network, now);
-        self.touch_names(network);
+        self.touch(network);
         Ok(())
     }
 
@@ -104,7 +106,7 @@ impl State {
         state.apps.insert(id);
         let network = state.network;
         self.apps.insert(id, app);
-        network.into_iter().for_each(|network| self.touch_names(network));
+        network.into_iter().for_each(|network| self.touch_names(network, id));
         Ok(())
     }
 
@@ -112,7 +114,7 @@ impl State {
         let network = self.refuse_containers(id)?;
         let app = self.apps.remove(&id).expect("it is known");
         self.projects.get_mut(&app.project).expect("an app's project exists").apps.remove(&id);
-        network.into_iter().for_each(|network| self.touch_names(network));
+        network.into_iter().for_each(|network| self.touch_names(network, id));
         Ok(())
     }
 
@@ -125,7 +127,7 @@ impl State {
         let state = self.projects.get_mut(&project).expect("it admitted the app");
         state.apps.insert(id);
         let to = state.network;
-        from.into_iter().chain(to).for_each(|network| self.touch_names(network));
+        from.into_iter().chain(to).for_each(|network| self.touch_names(network, id));
         Ok(())
     }
 
@@ -150,7 +152,7 @@ impl State {
         for (container_type, count) in formation.types() {
             state.drain_beyond(&(id, *container_type), count, now);
         }
-        self.touch_names(network);
+        self.touch_names(network, id);
         Ok(())
     }
 
@@ -166,8 +168,30 @@ impl State {
         if count > 0 {
             return Err(ApplyError::TypeHasContainers { app: id, container_type: *container_type, count });
         }
-        self.apps.get_mut(&id).expect("it is known").formation.undeclare(container_type);
-        network.into_iter().for_each(|network| self.touch_names(network));
+        let app = self.apps.get_mut(&id).expect("it is known");
+        app.formation.undeclare(container_type);
+        app.ports.remove(container_type);
+        network.into_iter().for_each(|network| self.touch_names(network, id));
+        Ok(())
+    }
+
+    pub(super) fn declare_ports(
+        &mut self,
+        id: AppId,
+        container_type: &ContainerType,
+        ports: Ports,
+    ) -> Result<(), ApplyError> {
+        let app = self.apps.get_mut(&id).ok_or(ApplyError::UnknownApp { app: id })?;
+        let Some((declared, _)) = app.formation.declared(container_type) else {
+            return Err(ApplyError::UndeclaredType { app: id, container_type: *container_type });
+        };
+        let declared = *declared;
+        app.ports.remove(&declared);
+        if !ports.is_empty() {
+            app.ports.insert(declared, ports);
+        }
+        let network = self.projects[&app.project].network;
+        network.into_iter().for_each(|network| self.touch_names(network, id));
         Ok(())
     }
 

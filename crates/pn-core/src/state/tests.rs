@@ -390,7 +390,7 @@ fn l9_an_app_moves_when_it_has_no_container() {
     refused(&mut state, T0, to(2), &format!("app {} has 1 containers: it must have none", app(1)));
     state.apply(T0, Change::Fail(container(1))).unwrap();
     state.apply(T0, to(2)).unwrap();
-    let in_zone = |n| state.plan().networks[&network(n)].zone.types.iter().any(|of_type| of_type.app == app(1));
+    let in_zone = |n| state.plan().networks[&network(n)].zone.types().any(|of_type| of_type.app == app(1));
     assert_eq!((in_zone(1), in_zone(2)), (false, true));
     state.apply(T0, Change::AddProject(Project::new(project(3), "p".parse().unwrap()))).unwrap();
     state.apply(T0, to(3)).unwrap();

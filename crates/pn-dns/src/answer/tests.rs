@@ -1,3 +1,7 @@
+mod quick;
+mod table;
+
+use core::net::Ipv4Addr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -7,19 +11,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::fixture::{Model, crowd, expand, network, shop};
-use crate::wire::{ADDRESS, eye};
+use crate::wire::eye;
 
 fn ask(zone: &Zone, transport: Transport, query: &[u8], seed: u64) -> Option<Vec<u8>> {
     answer(View::of(zone), transport, query, &mut Rng::with_seed(seed))
-}
-
-/// Asks inside network 1 of the shop over UDP.
-#[track_caller]
-fn check(query: &str, expected: &str) {
-    let zone = shop().zone(1);
-    let reply = ask(&zone, Transport::Udp, &eye::query(&expand(query)), 1).unwrap();
-    let soa = format!("{} 1", zone.serial());
-    assert_eq!(eye::describe(&reply), expand(expected).replace("$", &soa), "{query}");
 }
 
 /// Changes octets of a well-formed query and sees what becomes of it.
@@ -35,68 +30,6 @@ fn check_octets(change: impl FnOnce(&mut Vec<u8>), expected: Option<&str>) {
 }
 
 #[test]
-fn names_with_addresses() {
-    check("ap1.pn1.^ A", "NoError aa A {5} {10.240.0.1, 10.240.0.2}");
-    check("web.ap1.pn1.^ A", "NoError aa A {5} {10.240.0.1, 10.240.0.2}");
-    check("2.web.ap1.pn1.^ A", "NoError aa A {5} {10.240.0.2}");
-    check("my-app-backend.ap1.pn1.^ A", "NoError aa A {5} {10.240.0.3, 10.240.0.4}");
-    check("3.my-app-backend.ap1.pn1.^ A", "NoError aa A {5} {10.240.0.4}");
-    check("007.ap1.pn1.^ A", "NoError aa A {5} {10.240.0.5}");
-    check("1.007.ap1.pn1.^ A", "NoError aa A {5} {10.240.0.5}");
-    check("1.web.ap1.pn1.^ ANY", "NoError aa A {5} {10.240.0.1}");
-    check("1.web.ap1.pn1.^ A +rd", "NoError aa rd A {5} {10.240.0.1}");
-}
-
-#[test]
-fn d1_nodata_where_something_is_declared_or_beneath() {
-    let empty = "NoError aa authority SOA pn1.^. $";
-    for name in ["ap3.pn1.^", "web.ap3.pn1.^", "ap4.pn1.^", "cron.ap4.pn1.^", "idle.ap1.pn1.^", "pn1.^"] {
-        check(&format!("{name} A"), empty);
-    }
-    check("^ A", "NoError aa authority SOA ^. $");
-    check("worker.ap3.pn1.^ A", "NoError aa A {5} {10.240.0.6}");
-}
-
-#[test]
-fn d1_nxdomain_where_nothing_is() {
-    for name in [
-        "ap5.pn1.^",                  // no such app
-        "ap2.pn1.^",                  // an app of another network
-        "worker.ap1.pn1.^",           // no such type
-        "web.ap4.pn1.^",              // a type that is not declared
-        "3.web.ap1.pn1.^",            // beyond the formation
-        "2.my-app-backend.ap1.pn1.^", // declared and not running
-        "1.idle.ap1.pn1.^",
-        "4294967296.web.ap1.pn1.^",
-        "web.pn1.^",
-        "x.1.web.ap1.pn1.^",
-    ] {
-        check(&format!("{name} A"), "NXDomain aa authority SOA pn1.^. $");
-        check(&format!("{name} AAAA"), "NXDomain aa authority SOA pn1.^. $");
-    }
-    for name in ["pn2.^", "ap2.pn2.^", "web.ap2.pn2.^", "1.web.ap2.pn2.^", "pn9.^", "x.^", "ap1.^", "pn-1.^"] {
-        check(&format!("{name} A"), "NXDomain aa authority SOA ^. $");
-    }
-}
-
-#[test]
-fn d2_other_types_are_nodata() {
-    for query_type in ["AAAA", "SRV", "TXT", "HTTPS", "MX", "NS", "SOA", "CNAME", "PTR", "DS"] {
-        check(&format!("ap1.pn1.^ {query_type}"), "NoError aa authority SOA pn1.^. $");
-        check(&format!("idle.ap1.pn1.^ {query_type}"), "NoError aa authority SOA pn1.^. $");
-    }
-    check("pn1.^ NS", "NoError aa authority SOA pn1.^. $");
-}
-
-#[test]
-fn soa_records_are_at_the_apexes() {
-    for query_type in ["SOA", "ANY"] {
-        check(&format!("pn1.^ {query_type}"), "NoError aa answer SOA pn1.^. $");
-        check(&format!("^ {query_type}"), "NoError aa answer SOA ^. $");
-    }
-}
-
-#[test]
 fn d3_d4_ttls_follow_the_policy() {
     for (millis, positive, negative) in [(0, 0, 0), (999, 0, 0), (1000, 1, 1), (60_000, 60, 1)] {
         let mut policy = Policy::default();
@@ -107,8 +40,8 @@ fn d3_d4_ttls_follow_the_policy() {
         let zone = model.zone(1);
         let [found, denied] = ["ap1.pn1.^ A", "ap2.pn1.^ A"]
             .map(|query| eye::describe(&ask(&zone, Transport::Udp, &eye::query(&expand(query)), 1).unwrap()));
-        assert_eq!(found, format!("NoError aa A {{{positive}}} {{10.240.0.1}}"));
-        assert!(denied.ends_with(&format!(" {negative}")), "{denied}");
+        assert_eq!(found, format!("NoError aa A {positive} 10.240.0.1"));
+        assert!(denied.contains(&format!(" authority SOA {negative} ")), "{denied}");
     }
 }
 
@@ -124,7 +57,7 @@ fn check_size(container_type: &str, options: &str, limit: usize, fits: u32) {
             let reply = ask(&zone, Transport::Udp, &query, seed).unwrap();
             let message = eye::read(&reply);
             let addresses = eye::addresses(&message);
-            assert!(reply.len() <= limit && reply.len() + ADDRESS > limit, "{} of {limit}", reply.len());
+            assert!(reply.len() <= limit && reply.len() + 16 > limit, "{} of {limit}", reply.len());
             assert_eq!((addresses.len(), message.metadata.truncation), (fits as usize, count > fits));
             assert_eq!(message.edns.is_some(), !options.is_empty());
             seen.extend(addresses);
@@ -187,38 +120,27 @@ fn d8_case_is_ignored_and_repeated() {
     let query = eye::query(&expand("1.mY-aPP-baCKEND.AP1.pn1.Private-NETWORK.iNTERNAL A"));
     let reply = ask(&shop().zone(1), Transport::Udp, &query, 1).unwrap();
     assert_eq!(reply[12..query.len()], query[12..]);
-    assert_eq!(eye::describe(&reply), "NoError aa A {5} {10.240.0.3}", "the owner is compared with its case");
-}
-
-#[test]
-fn d9_malformed_names_do_not_exist() {
-    for label in ["0", "01", "+1", "-1", "1x", "1.1", "4294967297"] {
-        check(&format!("{label}.web.ap1.pn1.^ A"), "NXDomain aa authority SOA pn1.^. $");
-    }
-    for label in ["-web", "web-", "w_b", "*"] {
-        check(&format!("{label}.ap1.pn1.^ A"), "NXDomain aa authority SOA pn1.^. $");
-    }
-}
-
-#[test]
-fn d10_d11_other_names_are_refused() {
-    for name in ["example.com", "internal", ".", "xprivate-network.internal", "private-network.internal.com"] {
-        check(&format!("{name} A"), "Refused");
-        check(&format!("{name} A +payload=1232"), "Refused OPT 0 1232");
-    }
-    check("1.0.240.10.in-addr.arpa PTR", "Refused");
-    check("ap1.pn1.^ A CH", "Refused");
-    check("ap1.pn1.^ AXFR", "Refused");
-    check("pn1.^ 251", "Refused");
+    assert_eq!(eye::describe(&reply), "NoError aa A 5 10.240.0.3", "the owner is compared with its case");
 }
 
 #[test]
 fn d10_an_unknown_network_fails() {
-    for (query, expected) in [("ap1.pn1.^ A +rd", "ServFail rd"), ("^ SOA", "ServFail"), ("example.com A", "Refused")] {
-        let query = eye::query(&expand(query));
-        let reply = answer(View::default(), Transport::Udp, &query, &mut Rng::with_seed(1)).unwrap();
-        assert_eq!(eye::describe(&reply), expected);
+    let zone = shop().zone(1);
+    let unknown = View::default();
+    let expired = View { is_expired: true, ..View::of(&zone) };
+    for (query, expected) in [
+        ("ap1.pn1.^ A +rd", "ServFail rd"),
+        ("^ SOA", "ServFail"),
+        ("1.0.240.10.in-addr.arpa PTR", "ServFail"),
+        ("example.com A", "Refused"),
+    ] {
+        for view in [unknown, expired] {
+            let reply = answer(view, Transport::Udp, &eye::query(&expand(query)), &mut Rng::with_seed(1)).unwrap();
+            assert_eq!(eye::describe(&reply), expected, "{query}");
+        }
     }
+    let reply = answer(unknown, Transport::Udp, &eye::query("1.0.0.127.in-addr.arpa PTR"), &mut Rng::with_seed(1));
+    assert_eq!(eye::describe(&reply.unwrap()), "ServFail", "any address may be one of its own");
 }
 
 #[test]
@@ -261,11 +183,6 @@ fn names_have_at_most_255_octets() {
 
 #[test]
 fn d12_edns() {
-    check("1.web.ap1.pn1.^ A +payload=4096", "NoError aa A {5} {10.240.0.1} OPT 0 1232");
-    check("1.web.ap1.pn1.^ A +do", "NoError aa A {5} {10.240.0.1} OPT 0 1232 do");
-    check("idle.ap1.pn1.^ A +do", "NoError aa authority SOA pn1.^. $ OPT 0 1232 do");
-    check("ap1.pn1.^ A +version=1", "BADVERS OPT 0 1232");
-    check("example.com A +version=255", "BADVERS OPT 0 1232");
     let opt = [0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0];
     let with = |count: u8, octets: Vec<u8>| {
         move |query: &mut Vec<u8>| {
@@ -273,7 +190,7 @@ fn d12_edns() {
             query.extend(octets);
         }
     };
-    let found = Some("NoError aa A {5} {10.240.0.1, 10.240.0.2} OPT 0 1232");
+    let found = Some("NoError aa A 5 10.240.0.1, 10.240.0.2 OPT 0 1232");
     check_octets(with(1, opt.to_vec()), found);
     check_octets(with(1, [&opt[..10], &[5, 0xfd, 0xe9, 0, 1, 7]].concat()), found);
     check_octets(with(2, [opt, opt].concat()), Some("FormErr"));
@@ -301,7 +218,7 @@ fn d17_an_incarnation_hands_its_name_over_at_once() {
 
 /// Checks what holds of every reply to whatever octets.
 fn check_total(zone: Option<&Zone>, query: &[u8], seed: u64) {
-    let view = View { zone };
+    let view = View { zone, ..View::default() };
     for (transport, limit) in [(Transport::Udp, 1232), (Transport::Tcp, 65535)] {
         let Some(reply) = answer(view, transport, query, &mut Rng::with_seed(seed)) else {
             assert!(query.len() < 12 || query[2] & 0x80 != 0, "silence for {query:02x?}");

@@ -1,10 +1,18 @@
 //! Messages as they are sent, written octet by octet.
 
-use core::net::Ipv4Addr;
+use fastrand::Rng;
+use pn_core::Name;
 
-use super::{AA, ADDRESS, CLASS_IN, HEADER, OPT, PAYLOAD, QR, Query, RD, Rcode, TC, TYPE_A, TYPE_OPT, TYPE_SOA, put};
+use super::addresses::record;
+use super::{
+    AA, CLASS_IN, Family, HEADER, OPT, OPTION_COOKIE, OPTION_NSID, PAYLOAD, QR, Query, RD, RECORD, TC, TYPE_A, TYPE_NS,
+    TYPE_OPT, TYPE_PTR, TYPE_SOA, TYPE_SRV, add_addresses, put,
+};
+use crate::cookie::Cookies;
+use crate::rcode::Rcode;
+use crate::zone::Zone;
 
-/// A pointer to the name of the question, which follows the header (RFC 1035 §4.1.4).
+/// A pointer to the beginning of a message, to which an offset is added (RFC 1035 §4.1.4).
 const POINTER: u16 = 0xc000;
 
 /// The bit of an OPT record's flags that says "DNSSEC OK", which is copied into the reply (RFC 3225 §3).
@@ -16,35 +24,49 @@ const SOA_TIMERS: [u32; 3] = [3600, 1200, 604_800];
 /// RNAME of an SOA record, `nobody.invalid.`, from the same place.
 const NOBODY: &[u8] = b"\x06nobody\x07invalid\0";
 
+/// The longest name in wire form, in octets.
+const MAX_NAME: usize = 255;
+
+/// What a server says of itself in a reply, where it is asked.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Extra<'a> {
+    pub(crate) nsid: Option<&'a [u8]>,
+    pub(crate) cookies: Option<Cookies<'a>>,
+}
+
 /// A reply in the making: the question repeated as it came, answers, authority, OPT.
 #[derive(Debug)]
-pub(crate) struct Writer<'q> {
+pub(crate) struct Writer<'q, 'r> {
     query: &'q Query<'q>,
     limit: usize,
-    octets: Vec<u8>,
+    octets: &'r mut Vec<u8>,
+    /// The options of the OPT record.
+    options: Vec<u8>,
     flags: u16,
     answers: u16,
     authorities: u16,
 }
 
-/// An SOA record, as far as it is not the same everywhere.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Soa {
-    /// Its owner: as many labels from the right of the name in question.
-    pub(crate) labels: usize,
-    /// SERIAL.
-    pub(crate) serial: u32,
-    /// Its time to live and its MINIMUM, in seconds.
-    pub(crate) ttl: u32,
-}
-
-impl<'q> Writer<'q> {
+impl<'q, 'r> Writer<'q, 'r> {
     /// Starts the reply to a query, of at most `limit` octets. A question and one SOA record always fit into 512.
-    pub(crate) fn new(query: &'q Query<'q>, limit: usize) -> Self {
-        let mut octets = Vec::with_capacity(HEADER + query.question.len() + ADDRESS + OPT);
+    pub(crate) fn new(query: &'q Query<'q>, limit: usize, extra: Extra<'_>, octets: &'r mut Vec<u8>) -> Self {
+        octets.clear();
         octets.resize(HEADER, 0);
         octets.extend_from_slice(query.question);
-        Self { query, limit, octets, flags: QR | query.header.flags & RD, answers: 0, authorities: 0 }
+        let mut options = Vec::new();
+        let mut option = |code: u16, data: &[u8]| {
+            options.extend_from_slice(&code.to_be_bytes());
+            options.extend_from_slice(&(data.len() as u16).to_be_bytes());
+            options.extend_from_slice(data);
+        };
+        if let Some(nsid) = extra.nsid.filter(|_| query.asks_nsid()) {
+            option(OPTION_NSID, nsid);
+        }
+        if let Some(cookie) = query.cookie().zip(extra.cookies).and_then(|(cookie, cookies)| cookies.reply(&cookie)) {
+            option(OPTION_COOKIE, &cookie);
+        }
+        let flags = QR | query.header.flags & RD;
+        Self { query, limit, octets, options, flags, answers: 0, authorities: 0 }
     }
 
     /// Says that the answer comes from the one who knows.
@@ -57,76 +79,113 @@ impl<'q> Writer<'q> {
         self.flags |= TC;
     }
 
-    /// Returns how many more addresses fit.
-    pub(crate) fn room(&self) -> usize {
-        self.limit.saturating_sub(self.octets.len() + self.opt_len()) / ADDRESS
+    /// Returns how many more octets fit.
+    fn room(&self) -> usize {
+        self.limit.saturating_sub(self.octets.len() + self.opt_len())
     }
 
-    /// Adds A records of the name in question.
-    pub(crate) fn addresses(&mut self, ttl: u32, addresses: impl ExactSizeIterator<Item = Ipv4Addr>) {
-        self.octets.reserve(addresses.len() * ADDRESS + self.opt_len());
-        let mut record = [0; ADDRESS];
-        put(&mut record, 0, POINTER | HEADER as u16);
-        put(&mut record, 2, TYPE_A);
-        put(&mut record, 4, CLASS_IN);
-        record[6..10].copy_from_slice(&ttl.to_be_bytes());
-        put(&mut record, 10, 4);
-        for address in addresses {
-            record[12..].copy_from_slice(&address.octets());
-            self.octets.extend_from_slice(&record);
-            self.answers += 1;
+    /// Adds the addresses of containers.
+    pub(crate) fn addresses(&mut self, of: (Family, u32), containers: &[(u32, core::net::Ipv4Addr)], rng: &mut Rng) {
+        let added = add_addresses(self.octets, self.room(), of, containers, rng);
+        self.answers += added as u16;
+        if added < containers.len() {
+            self.set_truncated();
         }
     }
 
-    /// Adds an SOA record to the answer.
-    pub(crate) fn answer_soa(&mut self, soa: Soa) {
-        self.soa(soa);
+    /// Adds an SRV record that leads to a container, whose name is never compressed (RFC 2782). Returns whether it fits.
+    pub(crate) fn service(&mut self, ttl: u32, port: u16, target: &Name) -> bool {
+        let mut name = [0; MAX_NAME];
+        let name = encode(target, &mut name);
+        let len = 6 + name.len();
+        if self.room() < RECORD + len {
+            return false;
+        }
+        self.octets.extend_from_slice(&record(TYPE_SRV, ttl, len));
+        // All containers of a type are alike: one priority, no weight.
+        self.octets.extend_from_slice(&[0, 0, 0, 0]);
+        self.octets.extend_from_slice(&port.to_be_bytes());
+        self.octets.extend_from_slice(name);
+        self.answers += 1;
+        true
+    }
+
+    /// Adds a PTR record.
+    pub(crate) fn pointer(&mut self, ttl: u32, target: &Name) {
+        let mut name = [0; MAX_NAME];
+        let name = encode(target, &mut name);
+        self.octets.extend_from_slice(&record(TYPE_PTR, ttl, name.len()));
+        self.octets.extend_from_slice(name);
         self.answers += 1;
     }
 
-    /// Adds the SOA record that says how long a denial may be kept (RFC 2308 §3).
-    pub(crate) fn deny(&mut self, soa: Soa) {
-        self.soa(soa);
+    /// Adds the NS record of the name in question: itself (RFC 6303 §3).
+    pub(crate) fn name_server(&mut self, ttl: u32) {
+        self.octets.extend_from_slice(&record(TYPE_NS, ttl, 2));
+        self.octets.extend_from_slice(&(POINTER | HEADER as u16).to_be_bytes());
+        self.answers += 1;
+    }
+
+    /// Adds the SOA record of the name in question.
+    pub(crate) fn authority(&mut self, zone: &Zone) {
+        negative(self.octets, zone, HEADER as u16);
+        self.answers += 1;
+    }
+
+    /// Adds the SOA record that says how long a denial may be kept (RFC 2308 §3), of as many labels of the question.
+    pub(crate) fn deny(&mut self, zone: &Zone, labels: usize) {
+        negative(self.octets, zone, self.query.offset_of_last(labels));
         self.authorities += 1;
     }
 
     /// Completes the reply.
-    pub(crate) fn finish(mut self, rcode: Rcode) -> Vec<u8> {
+    pub(crate) fn finish(self, rcode: Rcode) {
         let rcode = rcode as u16;
         if let Some(edns) = self.query.edns {
             self.octets.push(0);
             let flags = if edns.dnssec_ok { DO } else { 0 };
-            for word in [TYPE_OPT, PAYLOAD, rcode >> 4 << 8, flags, 0] {
+            for word in [TYPE_OPT, PAYLOAD, rcode >> 4 << 8, flags, self.options.len() as u16] {
                 self.octets.extend_from_slice(&word.to_be_bytes());
             }
+            self.octets.extend_from_slice(&self.options);
         }
         let additional = u16::from(self.query.edns.is_some());
         let header = [self.query.header.id, self.flags | rcode & 0xf, 1, self.answers, self.authorities, additional];
         for (n, word) in header.into_iter().enumerate() {
-            put(&mut self.octets, 2 * n, word);
+            put(self.octets, 2 * n, word);
         }
-        self.octets
     }
 
     fn opt_len(&self) -> usize {
-        if self.query.edns.is_some() { OPT } else { 0 }
+        if self.query.edns.is_some() { OPT + self.options.len() } else { 0 }
     }
+}
 
-    fn soa(&mut self, soa: Soa) {
-        let apex = (POINTER | self.query.offset_of_last(soa.labels)).to_be_bytes();
-        let [refresh, retry, expire] = SOA_TIMERS;
-        let data_len = apex.len() + NOBODY.len() + 5 * size_of::<u32>();
-        self.octets.extend_from_slice(&apex);
-        self.octets.extend_from_slice(&TYPE_SOA.to_be_bytes());
-        self.octets.extend_from_slice(&CLASS_IN.to_be_bytes());
-        self.octets.extend_from_slice(&soa.ttl.to_be_bytes());
-        self.octets.extend_from_slice(&(data_len as u16).to_be_bytes());
-        self.octets.extend_from_slice(&apex);
-        self.octets.extend_from_slice(NOBODY);
-        for number in [soa.serial, refresh, retry, expire, soa.ttl] {
-            self.octets.extend_from_slice(&number.to_be_bytes());
-        }
+/// Adds the SOA record of a zone whose apex stands at an offset of the message.
+pub(crate) fn negative(octets: &mut Vec<u8>, zone: &Zone, apex: u16) {
+    let (ttl, apex) = (zone.negative_ttl(), (POINTER | apex).to_be_bytes());
+    let [refresh, retry, expire] = SOA_TIMERS;
+    let mut record = record(TYPE_SOA, ttl, apex.len() + NOBODY.len() + 5 * size_of::<u32>());
+    record[..2].copy_from_slice(&apex);
+    octets.extend_from_slice(&record);
+    octets.extend_from_slice(&apex);
+    octets.extend_from_slice(NOBODY);
+    for number in [zone.serial(), refresh, retry, expire, ttl] {
+        octets.extend_from_slice(&number.to_be_bytes());
     }
+}
+
+/// Writes a name in wire form.
+fn encode<'b>(name: &Name, buffer: &'b mut [u8; MAX_NAME]) -> &'b [u8] {
+    let mut text = [0; Name::MAX_LEN];
+    let mut at = 0;
+    for label in name.encode(&mut text).split('.') {
+        buffer[at] = label.len() as u8;
+        buffer[at + 1..][..label.len()].copy_from_slice(label.as_bytes());
+        at += 1 + label.len();
+    }
+    // The root, which is there already.
+    &buffer[..=at]
 }
 
 /// Writes a query for the addresses of a name in wire form, as a stub resolver sends it.

@@ -161,7 +161,7 @@ fn share(old: &NetworkPlan, new: &NetworkPlan, tolerance: &Tolerance) -> Option<
     let filled: BTreeSet<Slot> = new.endpoints.iter().map(pn_core::Endpoint::slot).collect();
     let going = going.into_iter().filter(|endpoint| !filled.contains(&endpoint.slot()));
     let going: BTreeSet<Ipv4Addr> = going.map(|endpoint| endpoint.address).collect();
-    let of = old.zone.types.iter().map(|of_type| of_type.containers.len()).sum();
+    let of = old.zone.types().map(|of_type| of_type.containers.len()).sum();
     tolerance.is_exceeded(going.len(), of).then_some(Removal { reason: Reason::Share, going, of })
 }
 

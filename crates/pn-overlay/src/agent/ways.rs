@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pn_core::backend::Observed;
-use pn_core::{NetworkId, NodePlan, PublicKey, TypeNames, ZonePlan, ZoneSet};
+use pn_core::{AppNames, NetworkId, NodePlan, PublicKey, TypeNames, ZonePlan, ZoneSet};
 
 /// Takes the names from a set whose addresses have no way, as far as was observed, or another one than planned.
 pub(super) fn with_ways(mut zones: ZoneSet, plan: &NodePlan, found: &Observed) -> ZoneSet {
@@ -73,14 +73,20 @@ pub(super) fn common(mut zones: ZoneSet, other: &ZoneSet) -> ZoneSet {
 
 fn filtered(zone: &Arc<ZonePlan>, keep: impl Fn(&TypeNames, &(u32, Ipv4Addr)) -> bool) -> Arc<ZonePlan> {
     let is_kept = |of_type: &TypeNames| of_type.containers.iter().all(|container| keep(of_type, container));
-    if zone.types.iter().all(is_kept) {
+    if zone.types().all(is_kept) {
         return Arc::clone(zone);
     }
     let mut zone = (**zone).clone();
-    let types = zone.types.iter().map(|of_type| {
-        let containers = of_type.containers.iter().filter(|container| keep(of_type, container)).copied();
-        TypeNames { containers: containers.collect(), ..of_type.clone() }
+    let apps = zone.apps.iter().map(|app| {
+        if app.types.iter().all(is_kept) {
+            return Arc::clone(app);
+        }
+        let types = app.types.iter().map(|of_type| {
+            let containers = of_type.containers.iter().filter(|container| keep(of_type, container)).copied();
+            TypeNames { containers: containers.collect(), ..of_type.clone() }
+        });
+        Arc::new(AppNames { app: app.app, types: types.collect() })
     });
-    zone.types = types.collect();
+    zone.apps = apps.collect();
     Arc::new(zone)
 }

@@ -78,7 +78,7 @@ impl DnsBackend for Witness {
     async fn publish(&self, zones: &ZoneSet) -> Report {
         let observed = self.overlay.observe().await.expect("a backend that is driven can observe");
         for (id, zone) in &zones.zones {
-            for (_, address) in zone.types.iter().flat_map(|of_type| of_type.containers.iter()) {
+            for (_, address) in zone.types().flat_map(|of_type| of_type.containers.iter()) {
                 let has_way = observed.networks.get(id).is_some_and(|network| network.endpoints.contains_key(address));
                 assert!(has_way, "{address} of network {id} has a name and no way in generation {}", zones.generation);
             }

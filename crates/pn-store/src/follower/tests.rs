@@ -76,7 +76,7 @@ async fn plan(follower: &mut Follower, is_it: impl Fn(&NodePlan) -> bool) -> Nod
 /// Says how many endpoints and names a plan has.
 fn counts(plan: &NodePlan) -> (usize, usize) {
     let networks = || plan.networks.values();
-    let named = networks().flat_map(|network| &network.zone.types).map(|of_type| of_type.containers.len());
+    let named = networks().flat_map(|network| network.zone.types()).map(|of_type| of_type.containers.len());
     (networks().map(|network| network.endpoints.len()).sum(), named.sum())
 }
 

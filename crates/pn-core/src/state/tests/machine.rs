@@ -17,7 +17,9 @@ use crate::network::{Families, Ipv6Prefix};
 use crate::node::{Availability, Node};
 use crate::plan::Stage;
 use crate::policy::Region;
+use crate::ports::Ports;
 use crate::project::{NetworkRequest, Project};
+use crate::state::planning::ZoneCache;
 use crate::state::{ApplyError, Cached, Change, NodePlanner, State};
 use crate::subnet::Subnet;
 use crate::time::Timestamp;
@@ -54,6 +56,8 @@ struct ModelApp {
     hds: bool,
     /// Types as they are spelled, and counts.
     formation: Vec<(String, u32)>,
+    /// Types in lower case, and the numbers of their TCP ports.
+    ports: BTreeMap<String, u16>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -123,6 +127,9 @@ impl Model {
             Change::Undeclare { app, container_type } => {
                 self.count_of(app.as_u128(), container_type.as_str()).is_some()
                     && count(&|c| c.slot.app() == *app && c.slot.container_type() == *container_type) == 0
+            }
+            Change::DeclarePorts { app, container_type, .. } => {
+                self.count_of(app.as_u128(), container_type.as_str()).is_some()
             }
             Change::AddNode(new) => !self.nodes.contains_key(&new.id.as_u128()) && self.node_fits(new),
             Change::UpdateNode(new) => {
@@ -217,7 +224,10 @@ impl Model {
             Change::AddApp(new) => {
                 let formation = new.formation.types().map(|(of_type, count)| (of_type.to_string(), count)).collect();
                 let hds = new.hosting == Hosting::HealthData;
-                self.apps.insert(new.id.as_u128(), ModelApp { project: new.project.as_u128(), hds, formation });
+                self.apps.insert(
+                    new.id.as_u128(),
+                    ModelApp { project: new.project.as_u128(), hds, formation, ports: BTreeMap::new() },
+                );
             }
             Change::RemoveApp(id) => drop(self.apps.remove(&id.as_u128())),
             Change::MoveApp { app, project } => self.apps.get_mut(&app.as_u128()).unwrap().project = project.as_u128(),
@@ -235,8 +245,17 @@ impl Model {
                 }
             }
             Change::Undeclare { app, container_type } => {
-                let formation = &mut self.apps.get_mut(&app.as_u128()).unwrap().formation;
-                formation.retain(|(known, _)| !known.eq_ignore_ascii_case(container_type.as_str()));
+                let app = self.apps.get_mut(&app.as_u128()).unwrap();
+                app.formation.retain(|(known, _)| !known.eq_ignore_ascii_case(container_type.as_str()));
+                app.ports.remove(&container_type.as_str().to_lowercase());
+            }
+            Change::DeclarePorts { app, container_type, ports } => {
+                let declared = &mut self.apps.get_mut(&app.as_u128()).unwrap().ports;
+                let of_type = container_type.as_str().to_lowercase();
+                match ports.iter().next() {
+                    Some(port) => drop(declared.insert(of_type, port.number.get())),
+                    None => drop(declared.remove(&of_type)),
+                }
             }
             Change::AddNode(new) | Change::UpdateNode(new) => drop(self.nodes.insert(new.id.as_u128(), new.clone())),
             Change::RemoveNode(id) => drop(self.nodes.remove(&id.as_u128())),
@@ -346,6 +365,12 @@ impl Model {
                     names.entry(Name::app(network(*id), app)).or_default().insert(c.address);
                 }
             }
+            for of_type in planned.zone.types() {
+                let (app, label) = (of_type.app.as_u128(), of_type.container_type.as_str().to_lowercase());
+                let ports: Vec<u16> = of_type.ports.iter().map(|port| port.number.get()).collect();
+                let expected: Vec<u16> = self.apps[&app].ports.get(&label).copied().into_iter().collect();
+                prop_assert_eq!(ports, expected);
+            }
             let planned = planned.zone.names().into_iter().map(|(name, at)| (name, at.into_iter().collect()));
             prop_assert_eq!(names, planned.collect::<BTreeMap<_, _>>());
         }
@@ -403,6 +428,11 @@ fn changes() -> impl Strategy<Value = Change> {
         1 => (apps(), hosting()).prop_map(|(app, hosting)| Change::SetHosting { app, hosting }),
         6 => (apps(), formation).prop_map(|(app, formation)| Change::Scale { app, formation }),
         1 => (apps(), types()).prop_map(|(app, of_type)| Change::Undeclare { app, container_type: of_type.parse().unwrap() }),
+        2 => (apps(), types(), 0u16..3).prop_map(|(app, of_type, port)| Change::DeclarePorts {
+            app,
+            container_type: of_type.parse().unwrap(),
+            ports: if port == 0 { Ports::default() } else { format!("{port}/tcp").parse().unwrap() },
+        }),
         4 => a_node().prop_map(Change::AddNode),
         2 => a_node().prop_map(Change::UpdateNode),
         1 => node_ids().prop_map(Change::RemoveNode),
@@ -502,8 +532,9 @@ fn check_slices(state: &State, planners: &mut [NodePlanner], n: usize) -> Result
     prop_assert_eq!(&loaded.plan(), &plan, "nor is its plan");
     let mut forgetful = state.clone();
     for state in forgetful.networks.values_mut() {
-        (state.plan, state.zone) = (Cached::default(), Cached::default());
+        (state.plan, state.zone) = (Cached::default(), ZoneCache::default());
     }
+    prop_assert_eq!(state.zones(), plan.zones(), "zones by themselves differ");
     prop_assert_eq!(forgetful.plan(), plan, "a cached plan is stale");
     Ok(())
 }
@@ -516,7 +547,7 @@ fn check_meanwhile(state: &State, published: &crate::ZoneSet) -> Result<(), Test
         prop_assert_eq!((meanwhile.generation, meanwhile.stage), (plan.generation, Stage::Meanwhile));
         for (id, zone) in &meanwhile.zones {
             let (before, after) = (&published.zones[id], &plan.networks[id]);
-            for of_type in &zone.types {
+            for of_type in zone.types() {
                 let was = before.of_type(of_type.app, &of_type.container_type).unwrap();
                 let is = after.zone.of_type(of_type.app, &of_type.container_type).unwrap();
                 for (index, address) in &of_type.containers {

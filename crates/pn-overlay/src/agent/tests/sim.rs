@@ -289,7 +289,7 @@ impl Sim {
         let found = ready(self.overlay.observe()).unwrap();
         let here = crate::agent::fixture::node(1).tunnel_address;
         for (id, zone) in &set.zones {
-            for (_, address) in zone.types.iter().flat_map(|of_type| of_type.containers.iter()) {
+            for (_, address) in zone.types().flat_map(|of_type| of_type.containers.iter()) {
                 let way = found.networks.get(id).and_then(|network| network.endpoints.get(address));
                 let is_there = way.is_some_and(|way| {
                     way.via == here || found.peers.values().any(|peer| peer.tunnel_address == way.via)

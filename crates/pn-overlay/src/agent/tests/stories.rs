@@ -34,7 +34,7 @@ fn observed(sim: &Sim) -> Observed {
 /// Returns how many addresses have names in a network.
 fn named(sim: &Sim, of: u128) -> usize {
     let zones = sim.names[0].published().zones;
-    zones.get(&network(of)).map_or(0, |zone| zone.types.iter().map(|of_type| of_type.containers.len()).sum())
+    zones.get(&network(of)).map_or(0, |zone| zone.types().map(|of_type| of_type.containers.len()).sum())
 }
 
 /// Writes what is held.

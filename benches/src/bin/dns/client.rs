@@ -1,0 +1,221 @@
+//! The client: as many questions as a server takes, or a steady rate of them.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
+
+/// What became of the questions of one run.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Run {
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    /// Not answered in time.
+    pub(crate) lost: u64,
+    pub(crate) positive: u64,
+    pub(crate) nxdomain: u64,
+    pub(crate) other: u64,
+    pub(crate) seconds: f64,
+    /// Of single questions, in microseconds; only at a steady rate.
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+}
+
+impl Run {
+    pub(crate) fn per_second(&self) -> f64 {
+        self.received as f64 / self.seconds
+    }
+
+    fn count(&mut self, reply: &[u8]) {
+        self.received += 1;
+        match (reply.get(3).map(|codes| codes & 0xf), reply.get(6..8)) {
+            (Some(0), Some(answers)) if answers != [0, 0] => self.positive += 1,
+            (Some(3), _) => self.nxdomain += 1,
+            _ => self.other += 1,
+        }
+    }
+}
+
+/// Encodes questions for A records, with id 0.
+pub(crate) fn encode(names: &[String]) -> Vec<Vec<u8>> {
+    let one = |name: &String| {
+        let mut query = vec![0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        for label in name.split('.') {
+            query.push(label.len() as u8);
+            query.extend_from_slice(label.as_bytes());
+        }
+        query.extend_from_slice(&[0, 0, 1, 0, 1]);
+        query
+    };
+    names.iter().map(one).collect()
+}
+
+/// Sockets of the client, each with a part of the questions under way.
+const SOCKETS: usize = 16;
+const WINDOW: usize = 32;
+
+/// After how long a question is lost.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+const REPLY: usize = 1536;
+
+struct Socket {
+    udp: UdpSocket,
+    under_way: usize,
+    last: Instant,
+}
+
+fn open(server: SocketAddr) -> io::Result<Socket> {
+    let udp = UdpSocket::bind("127.0.0.1:0")?;
+    udp.connect(server)?;
+    udp.set_nonblocking(true)?;
+    // More than the default for who may; the default will do.
+    let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(&udp, 1 << 20);
+    Ok(Socket { udp, under_way: 0, last: Instant::now() })
+}
+
+/// Sends queries, and returns how many the socket took.
+fn send(socket: &UdpSocket, queries: &[&[u8]]) -> usize {
+    let slices: Vec<[IoSlice<'_>; 1]> = queries.iter().map(|query| [IoSlice::new(query)]).collect();
+    let mut control: [SendAncillaryBuffer<'_, '_, '_>; WINDOW] = std::array::from_fn(|_| Default::default());
+    let mut messages: Vec<MMsgHdr<'_>> =
+        slices.iter().zip(&mut control).map(|(slice, control)| MMsgHdr::new(slice, control)).collect();
+    sendmmsg(socket, &mut messages, SendFlags::empty()).unwrap_or(0)
+}
+
+/// Where replies are received.
+struct Inbox {
+    headers: MultiHeaders<SockaddrIn>,
+    replies: Box<[[u8; REPLY]]>,
+    lens: Vec<usize>,
+}
+
+impl Inbox {
+    fn new() -> Self {
+        Self {
+            headers: MultiHeaders::preallocate(WINDOW, None),
+            replies: vec![[0; REPLY]; WINDOW].into(),
+            lens: Vec::with_capacity(WINDOW),
+        }
+    }
+
+    /// Receives what is there.
+    fn receive(&mut self, socket: &UdpSocket) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.lens.clear();
+        let mut replies = self.replies.iter_mut();
+        let mut slices: [[IoSliceMut<'_>; 1]; WINDOW] =
+            std::array::from_fn(|_| [IoSliceMut::new(replies.next().map_or(&mut [], |reply| &mut reply[..]))]);
+        let received = recvmmsg(socket.as_raw_fd(), &mut self.headers, &mut slices, MsgFlags::MSG_DONTWAIT, None);
+        self.lens.extend(received.into_iter().flatten().map(|message| message.bytes));
+        self.lens.iter().zip(&self.replies).map(|(len, reply)| &reply[..*len])
+    }
+}
+
+/// Asks as fast as the server answers, for some time.
+pub(crate) fn blast(server: SocketAddr, queries: &mut [Vec<u8>], duration: Duration) -> io::Result<Run> {
+    let mut sockets = (0..SOCKETS).map(|_| open(server)).collect::<io::Result<Vec<_>>>()?;
+    let (mut run, mut inbox) = (Run::default(), Inbox::new());
+    let (mut next, mut id, begin) = (0, 0u16, Instant::now());
+    loop {
+        let now = Instant::now();
+        if now - begin >= duration {
+            break;
+        }
+        let mut idle = true;
+        for socket in &mut sockets {
+            let room = (WINDOW - socket.under_way).min(queries.len());
+            if room > 0 {
+                if next + room > queries.len() {
+                    next = 0;
+                }
+                let batch = &mut queries[next..next + room];
+                for query in &mut *batch {
+                    id = id.wrapping_add(1);
+                    query[..2].copy_from_slice(&id.to_be_bytes());
+                }
+                let batch: Vec<&[u8]> = batch.iter().map(Vec::as_slice).collect();
+                let sent = send(&socket.udp, &batch);
+                socket.under_way += sent;
+                run.sent += sent as u64;
+                next += sent;
+            }
+            let replies = inbox.receive(&socket.udp);
+            let count = replies.len();
+            replies.for_each(|reply| run.count(reply));
+            if count > 0 {
+                (idle, socket.last) = (false, now);
+                socket.under_way = socket.under_way.saturating_sub(count);
+            } else if socket.under_way > 0 && now - socket.last > PATIENCE {
+                run.lost += socket.under_way as u64;
+                (socket.under_way, socket.last) = (0, now);
+            }
+        }
+        if idle {
+            wait(&sockets);
+        }
+    }
+    run.seconds = begin.elapsed().as_secs_f64();
+    Ok(run)
+}
+
+fn wait(sockets: &[Socket]) {
+    let mut fds: Vec<PollFd<'_>> = sockets.iter().map(|socket| PollFd::new(&socket.udp, PollFlags::IN)).collect();
+    // Whatever it says, the next turn looks.
+    let _ = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 1_000_000 }));
+}
+
+/// Asks at a steady rate for some time, and measures from when each question was due until its reply is here.
+pub(crate) fn steadily(server: SocketAddr, queries: &mut [Vec<u8>], rate: f64, duration: Duration) -> io::Result<Run> {
+    let socket = open(server)?;
+    let (mut run, mut inbox) = (Run::default(), Inbox::new());
+    let mut due = vec![f64::NAN; 1 << 16];
+    let mut latencies: Vec<f32> = Vec::with_capacity((rate * duration.as_secs_f64() * 1.2) as usize);
+    let begin = Instant::now();
+    let (mut sent, mut patience) = (0u64, PATIENCE.as_secs_f64());
+    loop {
+        let now = begin.elapsed().as_secs_f64();
+        let is_over = now >= duration.as_secs_f64();
+        if !is_over {
+            let wanted = (now * rate) as u64;
+            let batch = (wanted.saturating_sub(sent) as usize).min(WINDOW);
+            if batch > 0 {
+                let from = sent as usize % (queries.len() - WINDOW);
+                let part = &mut queries[from..from + batch];
+                for (n, query) in (sent..).zip(&mut *part) {
+                    let id = n as u16;
+                    query[..2].copy_from_slice(&id.to_be_bytes());
+                    due[usize::from(id)] = (n as f64 + 1.0) / rate;
+                }
+                let part: Vec<&[u8]> = part.iter().map(Vec::as_slice).collect();
+                sent += send(&socket.udp, &part) as u64;
+            }
+        }
+        let replies = inbox.receive(&socket.udp);
+        let count = replies.len();
+        let now = begin.elapsed().as_secs_f64();
+        for reply in replies {
+            run.count(reply);
+            let id = usize::from(u16::from_be_bytes([reply[0], reply[1]]));
+            latencies.push(((now - due[id]) * 1e6) as f32);
+        }
+        if is_over {
+            patience -= 1e-3;
+            if run.received >= sent || patience < 0.0 {
+                break;
+            }
+            if count == 0 {
+                wait(std::slice::from_ref(&socket));
+            }
+        }
+    }
+    (run.sent, run.lost, run.seconds) = (sent, sent.saturating_sub(run.received), duration.as_secs_f64());
+    latencies.sort_by(f32::total_cmp);
+    let at =
+        |share: f64| latencies.get((latencies.len() as f64 * share) as usize).map_or(f64::NAN, |us| f64::from(*us));
+    (run.p50_us, run.p99_us) = (at(0.5), at(0.99));
+    Ok(run)
+}

@@ -1,0 +1,233 @@
+//! Who asks, and what else a server does for them: counts, staleness, limits, cookies, other names, transfers.
+
+use async_trait::async_trait;
+
+use super::*;
+use crate::cookie::Secret;
+use crate::rcode::Rcode;
+use crate::wire::eye;
+
+/// A client over UDP.
+struct Client(UdpSocket);
+
+impl Client {
+    async fn of(server: &DnsServer) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        socket.connect(server.local_addr()).await.unwrap();
+        Self(socket)
+    }
+
+    async fn send(&self, query: &[u8]) {
+        self.0.send(query).await.unwrap();
+    }
+
+    async fn receive(&self) -> Vec<u8> {
+        let mut reply = vec![0; 4096];
+        let len = soon("a reply", self.0.recv(&mut reply)).await.unwrap();
+        reply.truncate(len);
+        reply
+    }
+
+    async fn ask(&self, query: &str) -> String {
+        self.send(&eye::query(&expand(query))).await;
+        eye::describe(&self.receive().await)
+    }
+}
+
+/// Waits until something was counted so often.
+async fn counted(server: &DnsServer, count: Count, times: u64) {
+    let waiting = async {
+        while server.counts().get(count) < times {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("counting", waiting).await;
+    assert_eq!(server.counts().get(count), times, "{count}");
+}
+
+#[tokio::test]
+async fn everything_is_counted() {
+    let server = server().await;
+    let client = Client::of(&server).await;
+    let mut stream = connect(&server).await;
+    for (query, rcode) in [
+        ("ap1.pn1.^ A", Rcode::NoError),
+        ("ap9.pn1.^ A", Rcode::NxDomain),
+        ("example.com A", Rcode::Refused),
+        ("ap1.pn1.^ A +version=1", Rcode::BadVers),
+    ] {
+        client.ask(query).await;
+        counted(&server, Count::Reply(Transport::Udp, rcode), 1).await;
+    }
+    client.send(&[0; 12]).await;
+    counted(&server, Count::Reply(Transport::Udp, Rcode::FormErr), 1).await;
+    client.send(&[0; 5]).await;
+    counted(&server, Count::Dropped(Drop::NoQuery), 1).await;
+    client.send(&vec![0; 5000]).await;
+    counted(&server, Count::Reply(Transport::Udp, Rcode::FormErr), 2).await;
+    ask_tcp(&mut stream, 1, "ap9.pn1.^").await.unwrap();
+    counted(&server, Count::Reply(Transport::Tcp, Rcode::NxDomain), 1).await;
+    assert_eq!(server.counts().get(Count::Reply(Transport::Udp, Rcode::NxDomain)), 1);
+}
+
+#[tokio::test]
+async fn d10_stale_names_are_answered_and_expired_ones_are_not() {
+    let names = names().await;
+    let server = start(DnsServer::builder(network(1), Arc::clone(&names))).await;
+    let client = Client::of(&server).await;
+    let (stale, expired) = (Duration::from_secs(1), Duration::from_secs(2));
+    for (silence, expected) in [(0, "NoError aa A 5 10.240.0.1"), (1, "NoError aa A 5 10.240.0.1"), (2, "ServFail")] {
+        names.set_freshness(Freshness::of_silence(Duration::from_secs(silence), stale, expired));
+        assert_eq!(client.ask("1.web.ap1.pn1.^ A").await, expected);
+        assert_eq!(client.ask("example.com A").await, "Refused", "never a public answer");
+    }
+    counted(&server, Count::Stale(Transport::Udp), 4).await;
+    let resolved = names.resolve(network(1), Transport::Udp, &eye::query(&expand("ap1.pn1.^ A"))).unwrap();
+    assert_eq!(eye::describe(&resolved), "ServFail");
+    assert_eq!(names.counts().get(Count::Stale(Transport::Udp)), 1);
+    names.set_freshness(Freshness::Current);
+    assert_eq!(client.ask("1.web.ap1.pn1.^ A").await, "NoError aa A 5 10.240.0.1");
+}
+
+#[tokio::test]
+async fn replies_are_limited_where_that_is_asked_for_and_not_for_who_has_a_cookie() {
+    let mut limit = RateLimit::new(1);
+    limit.burst = 2;
+    let builder = DnsServer::builder(network(1), names().await).limit(limit).cookie_secrets(&[Secret::new([1; 16])]);
+    let server = start(builder.nsid(b"here")).await;
+    let client = Client::of(&server).await;
+    let query = "1.web.ap1.pn1.^ A +nsid +cookie=0102030405060708";
+    client.send(&eye::query(&expand(query))).await;
+    let reply = client.receive().await;
+    let described = eye::describe(&reply);
+    assert_eq!(described, "NoError aa A 5 10.240.0.1 OPT 0 1232 nsid=here cookie=0102030405060708");
+    let cookie: String = reply[reply.len() - 24..].iter().map(|octet| format!("{octet:02x}")).collect();
+    for _ in 0..20 {
+        client.send(&eye::query(&expand("1.web.ap1.pn1.^ A +payload=1232"))).await;
+    }
+    counted(&server, Count::Reply(Transport::Udp, Rcode::NoError), 2 + 10).await;
+    counted(&server, Count::Dropped(Drop::Limited), 9).await;
+    counted(&server, Count::Truncated(Transport::Udp), 10).await;
+    let mut truncated = 0;
+    for _ in 0..11 {
+        let reply = eye::describe(&client.receive().await);
+        truncated += u32::from(reply == "NoError aa tc");
+    }
+    assert_eq!(truncated, 10);
+    for _ in 0..20 {
+        let reply = client.ask(&format!("1.web.ap1.pn1.^ A +cookie={cookie}")).await;
+        assert_eq!(reply, "NoError aa A 5 10.240.0.1 OPT 0 1232 cookie=0102030405060708");
+    }
+}
+
+/// Answers every name but `silent.`, the later the longer its first label is.
+#[derive(Debug)]
+struct Upstream;
+
+#[async_trait]
+impl OtherNames for Upstream {
+    async fn answer(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
+        let first = usize::from(query[12]);
+        // One after the other: each lets all others go first, as often as its label is long.
+        for _ in 0..50 * first {
+            tokio::task::yield_now().await;
+        }
+        let mut reply = query.to_vec();
+        reply[2] |= 0x80;
+        reply[3] = if transport == Transport::Tcp { 2 } else { 0 };
+        (first != 6).then_some(reply)
+    }
+}
+
+#[tokio::test]
+async fn d10_other_names_are_asked_elsewhere_and_ours_never() {
+    let server = start(DnsServer::builder(network(1), names().await).other_names(Arc::new(Upstream))).await;
+    let client = Client::of(&server).await;
+    for (query, expected) in [
+        ("example.com A", "NoError"),
+        ("4.240.10.in-addr.arpa PTR", "NoError"),
+        ("example.com A CH", "Refused"),
+        ("ap9.pn1.^ A", &format!("NXDomain aa authority SOA 1 pn1.^. {}", shop().zone(1).serial())),
+        (
+            "9.0.240.10.in-addr.arpa SOA",
+            &format!("NXDomain aa authority SOA 1 0.240.10.in-addr.arpa. {}", shop().zone(1).serial()),
+        ),
+    ] {
+        assert_eq!(client.ask(query).await, expand(expected), "{query}");
+    }
+    client.send(&eye::query("silent A")).await;
+    counted(&server, Count::Dropped(Drop::Unanswered), 1).await;
+
+    // Over one connection, who is slow does not stop the others.
+    let mut stream = connect(&server).await;
+    for (id, name) in [(1, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.com"), (2, "a.com"), (3, "1.web.ap1.pn1.^")] {
+        send(&mut stream, id, name).await.unwrap();
+    }
+    assert_eq!(soon("ours", receive(&mut stream, 3, "1.web.ap1.pn1.^")).await.unwrap(), address(1));
+    assert_eq!(soon("the quick", receive(&mut stream, 2, "a.com")).await.unwrap(), Reply::Failed(2));
+    let slow = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.com";
+    assert_eq!(soon("the slow", receive(&mut stream, 1, slow)).await.unwrap(), Reply::Failed(2));
+    // Whoever has said everything still gets what is open.
+    for id in 0..40 {
+        send(&mut stream, id, "aa.com").await.unwrap();
+    }
+    stream.shutdown().await.unwrap();
+    let mut ids = Vec::new();
+    for _ in 0..40 {
+        let mut reply = vec![0; usize::from(soon("a reply", stream.read_u16()).await.unwrap())];
+        stream.read_exact(&mut reply).await.unwrap();
+        ids.push(reply[1]);
+    }
+    ids.sort_unstable();
+    assert_eq!(ids, (0..40).collect::<Vec<u8>>());
+    closed(&mut stream).await;
+}
+
+/// Hands over messages that say who asked for how many.
+#[derive(Debug)]
+struct Zones;
+
+impl Transfers for Zones {
+    fn transfer(
+        &self,
+        of: NetworkId,
+        peer: SocketAddr,
+        transport: Transport,
+        query: &[u8],
+    ) -> Box<dyn Iterator<Item = Vec<u8>> + Send> {
+        assert_eq!((of, peer.ip()), (network(1), IpAddr::from([127, 0, 0, 1])));
+        let mut message = query.to_vec();
+        message[2] |= 0x80;
+        let count = if transport == Transport::Tcp { 1000 } else { 1 };
+        Box::new((0..count).map(move |n: u16| {
+            message[..2].copy_from_slice(&n.to_be_bytes());
+            message.clone()
+        }))
+    }
+}
+
+#[tokio::test]
+async fn transfers_and_signed_queries_go_to_who_has_the_zones() {
+    let server = start(DnsServer::builder(network(1), names().await).transfers(Arc::new(Zones))).await;
+    let mut stream = connect(&server).await;
+    for query in [eye::query(&expand("pn1.^ AXFR")), eye::query(&expand("pn1.^ 251"))] {
+        stream.write_all(&[&(query.len() as u16).to_be_bytes(), &query[..]].concat()).await.unwrap();
+        for n in 0..1000 {
+            let mut reply = vec![0; usize::from(soon("a message", stream.read_u16()).await.unwrap())];
+            stream.read_exact(&mut reply).await.unwrap();
+            assert_eq!(u16::from_be_bytes([reply[0], reply[1]]), n);
+        }
+    }
+    assert_eq!(ask_tcp(&mut stream, 7, "1.web.ap1.pn1.^").await.unwrap(), address(1), "the connection stays");
+    let client = Client::of(&server).await;
+    assert_eq!(client.ask("pn1.^ AXFR").await, "Refused", "not over UDP");
+    // A TSIG record of some key: its name, type 250, class ANY, TTL 0, and data that only the other has to read.
+    let mut signed = eye::query(&expand("pn1.^ SOA"));
+    signed[11] = 1;
+    signed.extend(b"\x03key\0\0\xfa\0\xff\0\0\0\0\0\x3d\x0bhmac-sha256\0\0\0\0\0\0\0\x01\x2c\0\x20");
+    signed.extend([7; 32]);
+    signed.extend(b"\x12\x34\0\0\0\0");
+    client.send(&signed).await;
+    let reply = client.receive().await;
+    assert_eq!(reply[..4], [0, 0, signed[2] | 0x80, signed[3]], "what the other said");
+}

@@ -1,0 +1,298 @@
+//! Datagrams: threads that answer a batch with two system calls.
+
+use core::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use core::sync::atomic::{AtomicBool, Ordering};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{Shutdown, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use fastrand::Rng;
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, SockaddrIn6, SockaddrLike, recvmmsg};
+use pn_core::Transport;
+use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, sendmmsg, sockopt};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::runtime::Handle;
+
+use super::limit::Allowed;
+use super::{ERROR_PAUSE, Service, unix_time};
+use crate::answer::{Verdict, is_of_known_client, respond, truncated};
+use crate::counts::{Count, Counts, Drop};
+use crate::names::Freshness;
+
+/// Opens a socket, which may share its port with others of the same user.
+pub(super) fn bind(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    // What the system allows will do where more needs privileges.
+    if sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER).is_err() {
+        socket.set_recv_buffer_size(BUFFER)?;
+    }
+    socket.set_send_buffer_size(BUFFER)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// The threads of a server. Dropping it stops them.
+#[derive(Debug)]
+pub(super) struct Workers {
+    sockets: Vec<Arc<UdpSocket>>,
+    threads: Vec<JoinHandle<()>>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Workers {
+    /// Starts a thread for each socket.
+    pub(super) fn start(service: &Arc<Service>, sockets: Vec<UdpSocket>) -> io::Result<Self> {
+        let sockets = sockets.into_iter().map(Arc::new).collect();
+        let mut workers = Self { sockets, threads: Vec::new(), stopping: Arc::default() };
+        for (n, socket) in workers.sockets.iter().enumerate() {
+            let (socket, stopping) = (Arc::clone(socket), Arc::clone(&workers.stopping));
+            let worker = Worker { service: Arc::clone(service), socket, stopping, runtime: Handle::current() };
+            let is_ipv4 = worker.socket.local_addr()?.is_ipv4();
+            let run = move || if is_ipv4 { worker.run::<SockaddrIn>() } else { worker.run::<SockaddrIn6>() };
+            workers.threads.push(thread::Builder::new().name(format!("dns-{n}")).spawn(run)?);
+        }
+        Ok(workers)
+    }
+
+    /// Tells the threads to end, and wakes them.
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        for socket in &self.sockets {
+            // A socket without a peer is "not connected", and whoever waits for it is woken all the same.
+            let _: io::Result<()> = SockRef::from(&**socket).shutdown(Shutdown::Read);
+        }
+    }
+
+    /// Waits until the threads have ended.
+    pub(super) fn join(mut self) {
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread that answers DNS had panicked");
+            }
+        }
+    }
+}
+
+impl core::ops::Drop for Workers {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// An address as the system calls have it.
+trait Address: SockaddrLike + Copy {
+    fn get(self) -> SocketAddr;
+}
+
+impl Address for SockaddrIn {
+    fn get(self) -> SocketAddr {
+        SocketAddrV4::from(self).into()
+    }
+}
+
+impl Address for SockaddrIn6 {
+    fn get(self) -> SocketAddr {
+        SocketAddrV6::from(self).into()
+    }
+}
+
+#[derive(Debug)]
+struct Worker {
+    service: Arc<Service>,
+    socket: Arc<UdpSocket>,
+    stopping: Arc<AtomicBool>,
+    runtime: Handle,
+}
+
+/// Queries of a batch, and their replies. An empty one is none.
+struct Batch<S> {
+    queries: Box<[[u8; MAX_QUERY]]>,
+    received: Vec<(usize, S)>,
+    replies: Box<[Vec<u8>]>,
+    rng: Rng,
+    begin: Instant,
+}
+
+impl Worker {
+    fn run<S: Address>(self) {
+        let mut headers = MultiHeaders::<S>::preallocate(BATCH, None);
+        let mut batch = Batch {
+            queries: vec![[0; MAX_QUERY]; BATCH].into(),
+            received: Vec::with_capacity(BATCH),
+            replies: vec![Vec::with_capacity(REPLY); BATCH].into(),
+            rng: Rng::with_seed(self.service.names.seed()),
+            begin: Instant::now(),
+        };
+        loop {
+            let received = self.receive(&mut batch, &mut headers);
+            if self.stopping.load(Ordering::SeqCst) {
+                return;
+            }
+            if let Err(error) = received {
+                // An error of an earlier reply, for example that nobody listens there.
+                tracing::debug!(network = %self.service.network, %error, "cannot receive DNS queries");
+                if !matches!(error, Errno::ECONNREFUSED | Errno::EINTR) {
+                    thread::sleep(ERROR_PAUSE);
+                }
+                continue;
+            }
+            let mut counts = Counts::default();
+            self.answer(&mut batch, &mut counts);
+            self.send(&batch, &mut counts);
+            self.service.counters.add_all(&counts);
+        }
+    }
+
+    /// Waits for a query, and takes those that are there with it.
+    fn receive<S: Address>(&self, batch: &mut Batch<S>, headers: &mut MultiHeaders<S>) -> Result<(), Errno> {
+        batch.received.clear();
+        let mut queries = batch.queries.iter_mut();
+        let mut slices: [[IoSliceMut<'_>; 1]; BATCH] =
+            core::array::from_fn(|_| [IoSliceMut::new(queries.next().map_or(&mut [], |query| &mut query[..]))]);
+        let messages = recvmmsg(self.socket.as_raw_fd(), headers, &mut slices, MsgFlags::MSG_WAITFORONE, None)?;
+        if self.stopping.load(Ordering::SeqCst) {
+            // Nothing was received, and so there are no addresses.
+            return Ok(());
+        }
+        batch.received.extend(messages.filter_map(|message| Some((message.bytes, message.address?))));
+        Ok(())
+    }
+
+    fn answer<S: Address>(&self, batch: &mut Batch<S>, counts: &mut Counts) {
+        // Whoever published before the queries were sent finds it here.
+        let (published, freshness) = (self.service.names.read(), self.service.names.freshness());
+        let now = unix_time();
+        for (n, (len, from)) in batch.received.iter().enumerate() {
+            let (query, reply) = (&batch.queries[n][..*len], &mut batch.replies[n]);
+            let client = if self.service.knows_clients() { from.get().ip() } else { IpAddr::from([0; 4]) };
+            let view = self.service.view(&published, freshness, client, now);
+            let verdict = respond(&view, Transport::Udp, query, &mut batch.rng, reply);
+            match verdict {
+                Verdict::Silence => {
+                    reply.clear();
+                    counts.add(Count::Dropped(Drop::NoQuery));
+                    continue;
+                }
+                Verdict::Elsewhere if self.ask_others(query, from.get(), counts) => {
+                    reply.clear();
+                    continue;
+                }
+                Verdict::Signed if self.ask_transfers(query, from.get(), reply, counts) => continue,
+                Verdict::Answered | Verdict::Elsewhere | Verdict::Transfer | Verdict::Signed => {}
+            }
+            if freshness != Freshness::Current {
+                counts.add(Count::Stale(Transport::Udp));
+            }
+            if let Some(limiter) = &self.service.limiter {
+                let elapsed = batch.begin.elapsed().as_nanos() as u64;
+                let known = view.cookies.is_some_and(|cookies| is_of_known_client(query, &cookies));
+                match if known { Allowed::Yes } else { limiter.count(client, elapsed) } {
+                    Allowed::Yes => {}
+                    Allowed::Truncated => truncated(reply),
+                    Allowed::No => {
+                        reply.clear();
+                        counts.add(Count::Dropped(Drop::Limited));
+                        continue;
+                    }
+                }
+            }
+            counts.add_reply(Transport::Udp, reply);
+        }
+    }
+
+    /// Sends the replies of a batch. What the socket does not take is lost, as datagrams may be.
+    fn send<S: Address>(&self, batch: &Batch<S>, counts: &mut Counts) {
+        let replies = || batch.received.iter().zip(&batch.replies).filter(|(_, reply)| !reply.is_empty());
+        let mut to = [const { None::<SocketAddrAny> }; BATCH];
+        let mut slices = [[IoSlice::new(&[])]; BATCH];
+        for (n, ((_, client), reply)) in replies().enumerate() {
+            (to[n], slices[n]) = (Some(client.get().into()), [IoSlice::new(reply)]);
+        }
+        let mut control: [SendAncillaryBuffer<'_, '_, '_>; BATCH] = core::array::from_fn(|_| Default::default());
+        let parts = to.iter().zip(&slices).zip(&mut control);
+        let mut messages: Vec<MMsgHdr<'_>> = parts
+            .map_while(|((to, slice), control)| Some(MMsgHdr::new_with_addr(to.as_ref()?, slice, control)))
+            .collect();
+        let mut rest = &mut messages[..];
+        while !rest.is_empty() {
+            let done = match sendmmsg(&self.socket, rest, SendFlags::empty()) {
+                Ok(done) => done.max(1),
+                Err(rustix::io::Errno::INTR) => 0,
+                Err(error) => {
+                    // It is about the first of them.
+                    tracing::debug!(network = %self.service.network, %error, "cannot send a DNS reply");
+                    counts.add(Count::Dropped(Drop::Unsent));
+                    1
+                }
+            };
+            rest = &mut rest[done..];
+        }
+    }
+
+    /// Asks somebody else for a name of theirs, if anybody is to be asked.
+    fn ask_others(&self, query: &[u8], client: SocketAddr, counts: &mut Counts) -> bool {
+        let Some(others) = self.service.other_names.clone() else {
+            return false;
+        };
+        let Ok(permit) = Arc::clone(&self.service.asking).try_acquire_owned() else {
+            counts.add(Count::Dropped(Drop::Busy));
+            return true;
+        };
+        let (service, socket, query) = (Arc::clone(&self.service), Arc::clone(&self.socket), query.to_vec());
+        self.runtime.spawn(async move {
+            let reply = others.answer(&query, Transport::Udp).await;
+            drop(permit);
+            match reply {
+                None => service.counters.add(Count::Dropped(Drop::Unanswered)),
+                Some(reply) if socket.send_to(&reply, client).is_ok() => {
+                    service.counters.add_reply(Transport::Udp, &reply);
+                }
+                Some(_) => service.counters.add(Count::Dropped(Drop::Unsent)),
+            }
+        });
+        true
+    }
+
+    /// Has a signed query answered by whoever knows keys, if anybody does.
+    fn ask_transfers(&self, query: &[u8], client: SocketAddr, reply: &mut Vec<u8>, counts: &mut Counts) -> bool {
+        let Some(transfers) = &self.service.transfers else {
+            return false;
+        };
+        reply.clear();
+        match transfers.transfer(self.service.network, client, Transport::Udp, query).next() {
+            None => counts.add(Count::Dropped(Drop::Unanswered)),
+            Some(message) => {
+                counts.add_reply(Transport::Udp, &message);
+                *reply = message;
+            }
+        }
+        true
+    }
+}
+
+impl Service {
+    /// Returns whether it matters who asks.
+    fn knows_clients(&self) -> bool {
+        self.limiter.is_some() || !self.secrets.is_empty()
+    }
+}
+
+/// How many datagrams are received or sent with one system call.
+const BATCH: usize = 64;
+
+/// The longest query that is read whole, in octets; a longer one is malformed. An odd number of cache lines, so that the
+/// beginnings of a batch do not crowd in one part of the cache.
+const MAX_QUERY: usize = 65 * 64;
+
+/// What most replies need at most, in octets.
+const REPLY: usize = 512;
+
+/// The size of a socket's buffers, in octets: what arrives while a thread has not got the processor.
+const BUFFER: usize = 4 << 20;
