@@ -109,11 +109,34 @@ impl DnsServerBuilder {
         let failed = |source| bind_error(address, source);
         let (udp, tcp) = bind_both(address).await.map_err(failed)?;
         let address = tcp.local_addr().map_err(failed)?;
+        Ok(self.start(address, udp, tcp))
+    }
+
+    /// Starts to answer on sockets that are bound already, in another network namespace for example. Both have one address.
+    ///
+    /// # Errors
+    /// A [`BackendError`] where the sockets cannot be used.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O and time enabled.
+    pub fn serve(self, udp: std::net::UdpSocket, tcp: std::net::TcpListener) -> Result<DnsServer, BackendError> {
+        let take = || {
+            udp.set_nonblocking(true)?;
+            tcp.set_nonblocking(true)?;
+            Ok((tcp.local_addr()?, UdpSocket::from_std(udp)?, TcpListener::from_std(tcp)?))
+        };
+        let sockets = take().map_err(|source: io::Error| {
+            BackendError::new(ErrorKind::Io, "use", "the sockets of a name server").with_source(source)
+        });
+        sockets.map(|(address, udp, tcp)| self.start(address, udp, tcp))
+    }
+
+    fn start(self, address: SocketAddr, udp: UdpSocket, tcp: TcpListener) -> DnsServer {
         let (stop, stopped) = oneshot::channel();
         let network = self.service.network;
         let task = tokio::spawn(self.service.run(udp, tcp, stopped));
         tracing::info!(%network, %address, "answering DNS");
-        Ok(DnsServer { network, address, stop, task })
+        DnsServer { network, address, stop, task }
     }
 }
 
