@@ -2,7 +2,7 @@
 
 use core::fmt;
 use core::net::SocketAddr;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
@@ -271,8 +271,8 @@ impl LinuxBackend {
     }
 
     /// Hands over the network namespace of a container: a path that `ip netns`, a container engine or `/proc` has for it. It is
-    /// kept, and stays the same if another takes the path. Plans connect it; when the container is gone from the plan it is
-    /// let go.
+    /// kept until it is [detached](Self::detach), whatever becomes of the path, the process and the plan: a plan that loses a
+    /// container by mistake disconnects it, and the next one connects it again.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`], [`ErrorKind::Unsupported`] for what is no network namespace, and [`ErrorKind::Conflict`] for
@@ -282,12 +282,20 @@ impl LinuxBackend {
         self.ask("attach", |reply| Command::Attach(container, path, reply)).await?
     }
 
-    /// Lets go of the network namespace of a container.
+    /// Lets go of the network namespace of a container: when the container has ended, and its plan has gone.
     ///
     /// # Errors
     /// [`ErrorKind::Io`]. One that was not attached is no fault.
     pub async fn detach(&self, container: ContainerId) -> Result<(), BackendError> {
         self.ask("detach", |reply| Command::Detach(container, reply)).await?
+    }
+
+    /// Lists the containers whose namespaces are kept.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] and [`ErrorKind::Closed`].
+    pub async fn attached(&self) -> Result<BTreeSet<ContainerId>, BackendError> {
+        self.ask("list the containers of", Command::Attached).await?
     }
 
     /// Reads what the kernel counted.

@@ -143,9 +143,8 @@ pub(crate) fn steps(is: &Kernel, should: &Kernel) -> Vec<Step> {
         steps.removals(*place, before, should.places.get(place), &fresh);
     }
     for place in is.places.keys().filter(|place| !should.places.contains_key(place)) {
-        // Objects of a container's namespace went with its link; one that never had any stays until it is detached.
-        let was_used = is.places.get(place).is_some_and(|namespace| !namespace.links.is_empty());
-        if was_used || !matches!(place, Place::Container(_)) {
+        // Whoever handed over the namespace of a container takes it back.
+        if !matches!(place, Place::Container(_)) {
             steps.push(subject(*place), Action::Removed, Change::RemoveNamespace(*place));
         }
     }
@@ -191,7 +190,7 @@ const fn about(link: LinkName) -> Option<Ipv4Addr> {
 fn fresh_links(is: &Kernel, should: &Kernel) -> BTreeSet<(Place, LinkName)> {
     let is_kept = |place: &Place, name: &LinkName, link: &Link| {
         let before = is.places.get(place).and_then(|namespace| namespace.links.get(name));
-        before.is_some_and(|before| before.kind == link.kind && before.alias == link.alias)
+        before.is_some_and(|before| (&before.kind, &before.alias, before.mac) == (&link.kind, &link.alias, link.mac))
     };
     let mut fresh = BTreeSet::new();
     for (place, namespace) in &should.places {

@@ -18,6 +18,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use pn_core::MacAddr;
+use pn_core::mtu::IPV6_MINIMUM;
 
 use crate::kernel::{Link, LinkKind, LinkName, Port};
 
@@ -92,17 +93,13 @@ pub(crate) fn create_veth(pair: Pair<'_>, into: RawFd) -> Request {
     (RouteNetlinkMessage::NewLink(message), CREATE)
 }
 
-/// Changes a link to what it is to be, in this order: it becomes a port, learns how to behave as one, and goes up.
+/// Changes a link to what it is to be, in this order: it gets its MTU and becomes a port, learns how to behave as one, and goes
+/// up. Its Ethernet address is not set, even to what it is: the kernel would forget every neighbour.
 pub(crate) fn set_link(name: LinkName, link: &Link, bridge: Option<u32>) -> Vec<Request> {
-    let mut requests = Vec::new();
-    if let (Some(_), Some(bridge)) = (link.port, bridge) {
-        let mut message = named(name, link.mtu);
-        message.attributes.push(LinkAttribute::Controller(bridge));
-        requests.push((RouteNetlinkMessage::NewLink(message), 0));
-    }
     let mut message = named(name, link.mtu);
-    let mac = link.mac.filter(|_| !matches!(link.kind, LinkKind::Veth));
-    message.attributes.extend(mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
+    message.attributes.extend(bridge.filter(|_| link.port.is_some()).map(LinkAttribute::Controller));
+    let mut requests = vec![(RouteNetlinkMessage::NewLink(message), 0)];
+    let mut message = named(name, link.mtu);
     message.attributes.extend(link.alias.clone().map(LinkAttribute::IfAlias));
     message.attributes.extend(link.port.map(|port| {
         LinkAttribute::LinkInfo(vec![
@@ -110,9 +107,11 @@ pub(crate) fn set_link(name: LinkName, link: &Link, bridge: Option<u32>) -> Vec<
             LinkInfo::PortData(InfoPortData::BridgePort(port_data(port))),
         ])
     }));
-    // No address makes itself: what a link has is planned.
-    let inet6 = vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)];
-    message.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(inet6)]));
+    // No address makes itself: what a link has is planned. A smaller link has no IPv6 at all.
+    if link.mtu >= IPV6_MINIMUM.into() {
+        let inet6 = vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)];
+        message.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(inet6)]));
+    }
     requests.push((RouteNetlinkMessage::NewLink(message), 0));
     let mut message = named(name, link.mtu);
     message.header.flags = LinkFlags::Up;

@@ -34,6 +34,7 @@ pub(crate) enum Command {
     Observe(oneshot::Sender<Result<Observed, BackendError>>),
     Attach(ContainerId, PathBuf, oneshot::Sender<Result<(), BackendError>>),
     Detach(ContainerId, oneshot::Sender<Result<(), BackendError>>),
+    Attached(oneshot::Sender<Result<BTreeSet<ContainerId>, BackendError>>),
     Status(oneshot::Sender<Result<Status, BackendError>>),
 }
 
@@ -73,6 +74,10 @@ impl Worker {
                     let detached = self.namespaces.remove(Place::Container(container));
                     let object = format!("container {container}");
                     drop(reply.send(detached.map_err(|source| error("detach", object, source))));
+                }
+                Command::Attached(reply) => {
+                    let attached = self.namespaces.list().map(|places| containers(places.iter()));
+                    drop(reply.send(attached.map_err(|error| self.failed("list the containers of", &error))));
                 }
                 Command::Status(reply) => drop(reply.send(self.status())),
             }
@@ -143,22 +148,10 @@ impl Worker {
             report.record(&object, Err(BackendError::new(ErrorKind::Unsupported, "create", &object)));
         }
         let plan = plan.only(lower::is_supported);
-        let attached = is.places.keys().filter_map(|place| match place {
-            Place::Container(id) => Some(*id),
-            Place::Transport | Place::Network(_) => None,
-        });
-        let attached: BTreeSet<ContainerId> = attached.collect();
+        let attached = containers(is.places.keys());
         report_unattached(&plan, &attached, &mut report);
         let should = lower::lower(&plan, &attached, &self.encryptor.kind());
         let mut steps = diff::steps(&is, &should);
-        if plan.host.is_none() {
-            // Teardown: containers that were attached for nothing are let go, too.
-            let unused = is
-                .places
-                .iter()
-                .filter(|(place, namespace)| matches!(place, Place::Container(_)) && namespace.links.is_empty());
-            steps.extend(unused.map(|(place, _)| release(*place)));
-        }
         steps.truncate(limit.unwrap_or(usize::MAX));
         self.stop_servers(&plan);
         let nodes = plan.peers.values().map(|node| (node.public_key, node.id)).collect();
@@ -263,13 +256,12 @@ impl Worker {
 
 const DNS_PORT: u16 = 53;
 
-fn release(place: Place) -> Step {
-    let subject = match place {
-        Place::Container(id) => Subject::Container(id),
-        Place::Network(id) => Subject::Network(id),
-        Place::Transport => Subject::Transport,
+fn containers<'a>(places: impl Iterator<Item = &'a Place>) -> BTreeSet<ContainerId> {
+    let container = |place: &Place| match place {
+        Place::Container(id) => Some(*id),
+        Place::Transport | Place::Network(_) => None,
     };
-    Step { subject, action: Action::Removed, change: Change::RemoveNamespace(place) }
+    places.filter_map(container).collect()
 }
 
 fn report_unattached(plan: &NodePlan, attached: &BTreeSet<ContainerId>, report: &mut Report) {

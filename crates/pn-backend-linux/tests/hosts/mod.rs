@@ -304,6 +304,9 @@ impl Region {
             if let Plane::Linux(backend) = &host.plane {
                 let empty = NodePlan::empty(host.id, Generation::new(u64::MAX));
                 backend.apply(&empty).await.into_result().unwrap();
+                for container in backend.attached().await.unwrap() {
+                    backend.detach(container).await.unwrap();
+                }
             }
         }
     }
