@@ -35,7 +35,7 @@ pub(crate) struct Element {
 }
 
 /// The sets of both kinds of namespace, with the family of their table.
-const SETS: [(&str, &str); 13] = [
+const SETS: [(&str, &str); 14] = [
     ("bridge", "sources"),
     ("bridge", "sources6"),
     ("bridge", "arp_sources"),
@@ -44,6 +44,7 @@ const SETS: [(&str, &str); 13] = [
     ("bridge", "destinations"),
     ("bridge", "destinations6"),
     ("bridge", "prefixes6"),
+    ("bridge", "resolver"),
     ("inet", "resolver"),
     ("inet", "senders4"),
     ("inet", "senders46"),
@@ -88,8 +89,8 @@ impl Element {
     }
 
     /// Where the network's resolver is.
-    pub(crate) fn resolver(address: Ipv4Addr) -> Self {
-        Self::new("inet", "resolver", address.to_string())
+    pub(crate) fn resolver(address: Ipv4Addr) -> [Self; 2] {
+        ["bridge", "inet"].map(|family| Self::new(family, "resolver", address.to_string()))
     }
 
     /// A container on another node, which may send from there: by IPv4, and by IPv6.

@@ -71,7 +71,7 @@ fn lower_network(
     // The resolver answers containers; nothing else in the namespace has an address.
     here.addresses.insert((LinkName::Bridge, IpNet::from(IpAddr::from(network.resolver))));
     here.routes.insert((LinkName::Bridge, subnet(network)));
-    let mut elements = BTreeSet::from([Element::resolver(network.resolver)]);
+    let mut elements = BTreeSet::from(Element::resolver(network.resolver));
     elements.extend(network.ipv6.map(|prefix| Element::prefix6(prefix6(prefix.network(), 96))));
     let senders = transport.firewall.get_or_insert_default();
     for endpoint in &network.endpoints {

@@ -233,6 +233,26 @@ impl Region {
         netns
     }
 
+    /// Adds a node in user space.
+    pub(crate) async fn add_user_space_node(&mut self, n: u8) {
+        let netns = self.plug(n);
+        let id = NodeId::from_u128(n.into());
+        let (names, key) = (Arc::new(Names::new(n.into())), PrivateKey::from_bytes([n; 32]));
+        let underlay = format!("192.0.2.{n}:51820");
+        let builder = UserspaceBackend::builder(id).listen(underlay.parse().unwrap()).private_key(key.clone());
+        let builder = builder.resolver(names.clone());
+        let (path, runtime) = (netns.path(), tokio::runtime::Handle::current());
+        // Its socket stays in the namespace of the thread that opens it.
+        let thread = std::thread::spawn(move || {
+            let namespace = std::fs::File::open(path).unwrap();
+            nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            runtime.block_on(builder.build())
+        });
+        let backend = thread.join().unwrap().unwrap();
+        self.change(Change::AddNode(node(n, &underlay, key.public_key())));
+        self.hosts.push(Host { id, netns, plane: Plane::UserSpace(backend), names, directory: directory() });
+    }
+
     pub(crate) fn switch(&self) -> &Netns {
         &self._switch
     }
