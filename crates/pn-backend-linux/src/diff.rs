@@ -48,7 +48,7 @@ pub(crate) enum Change {
     RemoveNamespace(Place),
     /// Puts the whole filter in place.
     ReplaceFirewall(Place, BTreeSet<Element>),
-    ChangeFirewall {
+    UpdateFirewall {
         place: Place,
         remove: Vec<Element>,
         add: Vec<Element>,
@@ -238,7 +238,7 @@ impl Steps {
         let remove: Vec<Element> = found.elements.difference(&wanted.elements).cloned().collect();
         let add: Vec<Element> = wanted.elements.difference(&found.elements).cloned().collect();
         if !remove.is_empty() || !add.is_empty() {
-            self.push(subject(place), action, Change::ChangeFirewall { place, remove, add });
+            self.push(subject(place), action, Change::UpdateFirewall { place, remove, add });
         }
     }
 
@@ -278,10 +278,9 @@ impl Steps {
             let subject = subject_of(place, about(*name));
             let action = if before.is_some() { Action::Updated } else { Action::Created };
             if is_fresh(name) {
-                match self.creation(place, *name, link, kernel) {
-                    Some(change) => self.push(subject, action, change),
-                    // The container's end comes with the port.
-                    None => {}
+                // A container's end comes with its port.
+                if let Some(change) = creation(place, *name, link, kernel) {
+                    self.push(subject, action, change);
                 }
             }
             // A bridge that comes anew has no ports.
@@ -305,16 +304,17 @@ impl Steps {
             self.push(subject_of(place, object.about()), action, Change::Set(place, object));
         }
     }
+}
 
-    fn creation(&self, place: Place, name: LinkName, link: &Link, kernel: &Kernel) -> Option<Change> {
-        if link.kind != LinkKind::Veth {
-            return Some(Change::AddLink(place, name, link.clone()));
-        }
-        let (Place::Network(network), LinkName::Port(address)) = (place, name) else {
-            return None;
-        };
-        let container = Place::Container(*kernel.pairs.get(&(network, address))?);
-        let inner = kernel.places.get(&container)?.links.get(&LinkName::Inner)?.clone();
-        Some(Change::AddPair { network: place, port: name, link: link.clone(), container, inner })
+/// Returns how a link is created.
+fn creation(place: Place, name: LinkName, link: &Link, kernel: &Kernel) -> Option<Change> {
+    if link.kind != LinkKind::Veth {
+        return Some(Change::AddLink(place, name, link.clone()));
     }
+    let (Place::Network(network), LinkName::Port(address)) = (place, name) else {
+        return None;
+    };
+    let container = Place::Container(*kernel.pairs.get(&(network, address))?);
+    let inner = kernel.places.get(&container)?.links.get(&LinkName::Inner)?.clone();
+    Some(Change::AddPair { network: place, port: name, link: link.clone(), container, inner })
 }

@@ -95,7 +95,7 @@ impl<'a> Executor<'a> {
             Change::CreateNamespace(_)
             | Change::RemoveNamespace(_)
             | Change::ReplaceFirewall(..)
-            | Change::ChangeFirewall { .. }
+            | Change::UpdateFirewall { .. }
             | Change::AddLink(..)
             | Change::AddPair { .. }
             | Change::SetPeer(..)
@@ -127,7 +127,7 @@ impl<'a> Executor<'a> {
                 let replaced = self.namespaces.within(*place, || Nft::replace(*place, elements));
                 self.closing(*place, replaced)
             }
-            Change::ChangeFirewall { place, remove, add } => {
+            Change::UpdateFirewall { place, remove, add } => {
                 let changed = self.namespaces.within(*place, || Nft::change(remove, add));
                 self.closing(*place, changed)
             }

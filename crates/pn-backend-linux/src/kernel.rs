@@ -212,7 +212,7 @@ impl Kernel {
             };
             let port = LinkName::Port(address);
             let via = if namespace.bridge_fdb.contains(&(port, *mac)) {
-                let is_allowed = firewall.elements.contains(&Element::source(address.into(), *mac));
+                let is_allowed = firewall.elements.contains(&Element::source(address, *mac));
                 (is_allowed && self.has_inner(id, namespace.links.get(&port)?)).then_some(here)
             } else {
                 let is_bridged = namespace.bridge_fdb.contains(&(LinkName::Vxlan, *mac));
@@ -226,7 +226,7 @@ impl Kernel {
 
     /// Returns whether the container's end of a port is where it has to be.
     fn has_inner(&self, network: NetworkId, port: &Link) -> bool {
-        let container = port.alias.as_deref().and_then(|alias| parse_alias(alias)).filter(|(of, _)| *of == network);
+        let container = port.alias.as_deref().and_then(parse_alias).filter(|(of, _)| *of == network);
         let inner = container.and_then(|(_, container)| self.places.get(&Place::Container(container)));
         inner.and_then(|inner| inner.links.get(&LinkName::Inner)).is_some_and(|inner| inner.alias == port.alias)
     }

@@ -1,4 +1,5 @@
 //! Netlink sockets: changes in batches, and dumps.
+#![expect(clippy::wildcard_enum_match_arm, reason = "replies hold more than is waited for")]
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};

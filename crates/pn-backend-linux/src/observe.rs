@@ -1,4 +1,5 @@
 //! What the kernel holds, read from dumps into the type that plans are lowered to.
+#![expect(clippy::wildcard_enum_match_arm, reason = "the kernel tells more than is looked at")]
 
 use core::net::IpAddr;
 use std::collections::BTreeMap;

@@ -1,4 +1,5 @@
 //! The kernel's WireGuard, by generic netlink: one device for a node, and its peers one at a time, in place.
+#![expect(clippy::wildcard_enum_match_arm, reason = "the kernel tells more than is looked at")]
 
 use core::fmt;
 use core::net::IpAddr;

@@ -133,10 +133,11 @@ impl Worker {
         let mut report = Report::new(plan.generation);
         for finding in plan.check(&self.limits) {
             let object = finding.to_string();
-            // Permanent neighbours do not count towards the kernel's limit; it is a warning.
-            match finding {
-                Finding::Neighbours { .. } => tracing::debug!(%object, "a limit of the kernel"),
-                _ => report.record(&object, Err(BackendError::new(ErrorKind::Conflict, "realise", &object))),
+            // Permanent neighbours, and others we have none, do not count towards the kernel's limit.
+            if let Finding::Neighbours { .. } = finding {
+                tracing::debug!(%object, "a limit of the kernel that does not bind permanent neighbours");
+            } else {
+                report.record(&object, Err(BackendError::new(ErrorKind::Conflict, "realise", &object)));
             }
         }
         let unsupported = plan.networks.values().filter(|network| !lower::is_supported(network));
@@ -183,7 +184,7 @@ impl Worker {
     /// Remembers what filters are now, where the kernel's numbers say that nobody else changed them meanwhile.
     fn remember_filters(&mut self, steps: &[Step], results: &[io::Result<()>], is: &Kernel, should: &Kernel) {
         for (step, result) in steps.iter().zip(results) {
-            let (Change::ReplaceFirewall(place, _) | Change::ChangeFirewall { place, .. }) = &step.change else {
+            let (Change::ReplaceFirewall(place, _) | Change::UpdateFirewall { place, .. }) = &step.change else {
                 continue;
             };
             let before = self.filters.remove(place).map(|(number, _)| number);

@@ -1,7 +1,11 @@
 //! The laws of data planes, on real namespaces: what is applied is observed, whatever was there before, whoever interfered, and
 //! wherever it stopped; and nothing else is touched.
 
-#![expect(clippy::unwrap_used, reason = "tests fail where something is missing")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "tests fail where something is missing, and say what they did"
+)]
 
 mod hosts;
 

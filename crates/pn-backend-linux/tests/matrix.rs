@@ -1,7 +1,11 @@
 //! The reachability matrix: three nodes, three networks with the same addresses, twelve containers in each; everyone tries
 //! everyone, by TCP and UDP, on ports picked at random. What may be reached is, and what may not is not, to the last pair.
 
-#![expect(clippy::unwrap_used, reason = "tests fail where something is missing")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "tests fail where something is missing, and say what they did"
+)]
 
 mod hosts;
 
@@ -137,7 +141,7 @@ async fn nodes_in_the_kernel_and_in_user_space_mix() {
         return;
     }
     let mut region = Region::start(2).await;
-    region.add_user_space_node(3).await;
+    region.add_user_space_node(3);
     let all = fill(&mut region).await;
     let Plane::UserSpace(backend) = &region.hosts[2].plane else { unreachable!("the third is in user space") };
     let is_kernel = |container: &ContainerId| region.state.container(*container).unwrap().node != region.hosts[2].id;

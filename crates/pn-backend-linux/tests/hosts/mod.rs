@@ -1,7 +1,11 @@
 //! Hosts and containers as network namespaces, on one Ethernet; and the commands that look at them with other eyes than ours.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
-#![expect(clippy::unwrap_used, reason = "tests fail where something is missing")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "tests fail where something is missing, and say what they leave out"
+)]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -192,7 +196,7 @@ impl Region {
     pub(crate) async fn start_with(nodes: u8, edit: impl Fn(u8, Builder) -> Builder) -> Self {
         let switch = Netns::new("switch");
         switch.sh("ip link add br0 type bridge && ip link set br0 up");
-        let state = State::new(Region::policy());
+        let state = State::new(pn_core::Region::default());
         let mut region = Self { state, hosts: Vec::new(), containers: BTreeMap::new(), next: 0, _switch: switch };
         for n in 1..=nodes {
             let netns = region.plug(n);
@@ -217,10 +221,6 @@ impl Region {
         region
     }
 
-    fn policy() -> pn_core::Region {
-        pn_core::Region::default()
-    }
-
     /// Makes the namespace of a host and plugs it into the Ethernet.
     pub(crate) fn plug(&self, n: u8) -> Netns {
         let netns = Netns::new(&format!("host{n}"));
@@ -234,7 +234,7 @@ impl Region {
     }
 
     /// Adds a node in user space.
-    pub(crate) async fn add_user_space_node(&mut self, n: u8) {
+    pub(crate) fn add_user_space_node(&mut self, n: u8) {
         let netns = self.plug(n);
         let id = NodeId::from_u128(n.into());
         let (names, key) = (Arc::new(Names::new(n.into())), PrivateKey::from_bytes([n; 32]));
