@@ -1,2 +1,21 @@
 #![doc = include_str!("../README.md")]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
+
+pub mod backend;
+mod diff;
+mod encryptor;
+mod execute;
+mod firewall;
+mod kernel;
+mod lower;
+mod message;
+mod netlink;
+mod netns;
+mod observe;
+mod probe;
+mod sys;
+mod tunnel;
+mod wireguard;
+mod worker;
+
+pub use backend::{Builder, LinuxBackend, Status, TunnelKind};

@@ -171,9 +171,33 @@ impl DnsServerBuilder {
         let failed = |source| bind_error(address, source);
         let workers = self.workers.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
         let (sockets, tcp) = bind_both(address, workers).await.map_err(failed)?;
-        let address = tcp.local_addr().map_err(failed)?;
+        self.start(sockets, tcp)
+    }
+
+    /// Starts to answer on sockets that are bound already, in another network namespace for example. Both have one address.
+    ///
+    /// # Errors
+    /// A [`BackendError`] where the sockets cannot be used.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O and time enabled.
+    pub fn serve(self, udp: std::net::UdpSocket, tcp: std::net::TcpListener) -> Result<DnsServer, BackendError> {
+        let take = || {
+            udp.set_nonblocking(false)?;
+            tcp.set_nonblocking(true)?;
+            Ok((udp, TcpListener::from_std(tcp)?))
+        };
+        let sockets = take().map_err(|source: io::Error| {
+            BackendError::new(ErrorKind::Io, "use", "the sockets of a name server").with_source(source)
+        });
+        sockets.and_then(|(udp, tcp)| self.start(vec![udp], tcp))
+    }
+
+    fn start(self, sockets: Vec<std::net::UdpSocket>, tcp: TcpListener) -> Result<DnsServer, BackendError> {
+        let used = |source| BackendError::new(ErrorKind::Io, "use", "the sockets of a name server").with_source(source);
+        let address = tcp.local_addr().map_err(used)?;
         let service = Arc::new(self.service);
-        let workers = Workers::start(&service, sockets).map_err(failed)?;
+        let workers = Workers::start(&service, sockets).map_err(used)?;
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(run(Arc::clone(&service), workers, tcp, stopped));
         tracing::info!(network = %service.network, %address, "answering DNS");

@@ -37,6 +37,12 @@ impl PrivateKey {
         Self(x25519::StaticSecret::from(octets))
     }
 
+    /// Returns its 32 octets, for a kernel that is to do the work.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; 32] {
+        self.0.to_bytes()
+    }
+
     /// Returns the public key that belongs to it.
     #[must_use]
     pub fn public_key(&self) -> PublicKey {

@@ -79,6 +79,7 @@ impl Names {
             Change::RemoveApp(app)
             | Change::SetHosting { app, .. }
             | Change::Scale { app, .. }
+            | Change::DeclarePorts { app, .. }
             | Change::Undeclare { app, .. } => names.locators.push(layout::app(*app)),
             Change::MoveApp { app, project } => {
                 names.projects.insert(*project);

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Boots Debian's cloud kernel, which has WireGuard, in QEMU without KVM, and runs the tests of pn-backend-linux that need it.
+# Nothing but this machine's own programs and one package is in the virtual machine. Needs root on Debian for its packages:
+# qemu-system-x86 busybox-static cpio kmod iproute2 nftables wireguard-tools.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+binary=$(cargo test --locked -p pn-backend-linux --test wireguard --no-run --message-format=json 2>/dev/null |
+    python3 -c 'import json, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    if message.get("target", {}).get("name") == "wireguard" and message.get("executable"): print(message["executable"])')
+
+# The kernel, by way of the package that depends on the current one.
+cache=${PN_KERNEL_CACHE:-$work/kernel}
+mkdir -p "$cache"
+if ! compgen -G "$cache/boot/vmlinuz-*" >/dev/null; then
+    package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[^ ]*\).*/\1/p' | head -1)
+    (cd "$work" && apt-get download -qq "$package" && dpkg-deb -x linux-image-*.deb "$cache")
+fi
+kernel=$(echo "$cache"/boot/vmlinuz-*)
+release=${kernel##*/vmlinuz-}
+depmod -b "$cache" "$release"
+
+root=$work/root
+mkdir -p "$root"/{bin,sbin,proc,sys,dev,run,tmp,modules}
+cp /bin/busybox "$root/bin/busybox"
+for applet in mount umount insmod ping nsenter cat id grep rm sleep poweroff true; do ln -s busybox "$root/bin/$applet"; done
+ln -s dash "$root/bin/sh"
+strip -o "$root/bin/test" "$binary"
+# The shell of busybox would take its own `ip` before the real one.
+for program in ip nft wg dash; do cp -L "$(command -v $program)" "$root/bin/"; done
+for file in "$root"/bin/{test,ip,nft,wg,dash}; do
+    ldd "$file" | grep -o '/[^ ]*' | while read -r library; do
+        mkdir -p "$root$(dirname "$library")" && cp -Lu "$library" "$root$library"
+    done
+done
+wanted=(wireguard veth vxlan bridge tun nf_tables nft_objref nft_meta_bridge ipv6 af_packet)
+for module in "${wanted[@]}"; do
+    modprobe -d "$cache" -S "$release" --show-depends "$module" 2>/dev/null || true
+done | sed -n 's/^insmod //p' | awk '!seen[$1]++ { print $1 }' >"$work/modules"
+while read -r module; do cp "$module" "$root/modules/" && echo "insmod /modules/${module##*/}"; done <"$work/modules" >"$root/load"
+
+cat >"$root/init" <<'INIT'
+#!/bin/sh
+export PATH=/bin:/sbin
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mount -t tmpfs run /run; mount -t tmpfs tmp /tmp
+. /load
+[ -e /dev/net/tun ] || { mkdir -p /dev/net; mknod /dev/net/tun c 10 200; }
+ip link set lo up
+PN_REQUIRE_ROOT=1 PN_REQUIRE_WIREGUARD=1 RUST_BACKTRACE=1 /bin/test --nocapture --test-threads 1
+echo "the tests ended with $?"
+poweroff -f
+INIT
+chmod +x "$root/init"
+(cd "$root" && find . | cpio -o -H newc --quiet | gzip -1) >"$work/initrd"
+timeout 120 qemu-system-x86_64 -accel tcg -cpu max -M pc -m 768 -nographic -no-reboot \
+    -kernel "$kernel" -initrd "$work/initrd" -append "console=ttyS0 panic=-1 quiet mitigations=off" </dev/null | tee "$work/log"
+grep -q "the tests ended with 0" "$work/log"
+echo "the kernel's WireGuard was exercised on $release"

@@ -1,0 +1,333 @@
+//! The one thread that works in namespaces: it observes, compares and carries out, one thing at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use pn_core::backend::Observed;
+use pn_core::{
+    Action, BackendError, ContainerId, ErrorKind, Finding, Generation, Limits, NetworkId, NodeId, NodePlan, PublicKey,
+    Report,
+};
+use pn_dns::{DnsServer, Names};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use crate::backend::Status;
+use crate::diff::{self, Change, Step, Subject};
+use crate::encryptor::Encryptor;
+use crate::execute::Executor;
+use crate::firewall::{self, Nft};
+use crate::kernel::{Firewall, Kernel, Namespace, Place};
+use crate::lower;
+use crate::netns::Namespaces;
+use crate::observe;
+
+/// What the thread is asked for.
+pub(crate) enum Command {
+    /// Applies a plan, as far as this many steps, which only tests limit.
+    Apply(NodePlan, Option<usize>, oneshot::Sender<Report>),
+    Observe(oneshot::Sender<Result<Observed, BackendError>>),
+    Attach(ContainerId, PathBuf, oneshot::Sender<Result<(), BackendError>>),
+    Detach(ContainerId, oneshot::Sender<Result<(), BackendError>>),
+    Attached(oneshot::Sender<Result<BTreeSet<ContainerId>, BackendError>>),
+    Status(oneshot::Sender<Result<Status, BackendError>>),
+}
+
+pub(crate) struct Worker {
+    pub(crate) node: NodeId,
+    pub(crate) public_key: PublicKey,
+    pub(crate) namespaces: Namespaces,
+    pub(crate) encryptor: Encryptor,
+    pub(crate) nft: Nft,
+    pub(crate) resolver: Option<Arc<Names>>,
+    pub(crate) runtime: Handle,
+    pub(crate) limits: Limits,
+    pub(crate) applied: Generation,
+    /// What each namespace's filter was when the kernel had this number for it.
+    pub(crate) filters: BTreeMap<Place, (u32, Firewall)>,
+    /// Who answers names in which namespace, by the namespace's number.
+    pub(crate) servers: BTreeMap<NetworkId, (u64, DnsServer)>,
+}
+
+impl Worker {
+    /// Does what it is asked for until nobody can ask any more.
+    pub(crate) fn run(mut self, commands: &mpsc::Receiver<Command>) {
+        // Who asked may be gone by now; what was asked for is done all the same.
+        while let Ok(command) = commands.recv() {
+            match command {
+                Command::Apply(plan, limit, reply) => drop(reply.send(self.apply(&plan, limit))),
+                Command::Observe(reply) => {
+                    let observed = self.observe().map(|kernel| kernel.observed());
+                    drop(reply.send(observed.map_err(|error| self.failed("observe", &error))));
+                }
+                Command::Attach(container, path, reply) => {
+                    let attached = self.namespaces.attach(container, &path);
+                    let object = format!("container {container} to namespace {}", path.display());
+                    drop(reply.send(attached.map_err(|source| error("attach", object, source))));
+                }
+                Command::Detach(container, reply) => {
+                    let detached = self.namespaces.remove(Place::Container(container));
+                    let object = format!("container {container}");
+                    drop(reply.send(detached.map_err(|source| error("detach", object, source))));
+                }
+                Command::Attached(reply) => {
+                    let attached = self.namespaces.list().map(|places| containers(places.iter()));
+                    drop(reply.send(attached.map_err(|error| self.failed("list the containers of", &error))));
+                }
+                Command::Status(reply) => drop(reply.send(self.status())),
+            }
+        }
+    }
+
+    fn failed(&self, operation: &'static str, source: &io::Error) -> BackendError {
+        let source = io::Error::new(source.kind(), source.to_string());
+        error(operation, format!("node {}", self.node), source)
+    }
+
+    /// Reads everything.
+    fn observe(&mut self) -> io::Result<Kernel> {
+        let mut kernel = Kernel { peers: self.encryptor.peers(&self.namespaces)?, ..Kernel::default() };
+        let places = self.namespaces.list()?;
+        self.filters.retain(|place, _| places.contains(place));
+        for place in places {
+            let (netlink, generation) = self.namespaces.within(place, || {
+                let netlink = crate::netlink::Netlink::open(nix::sys::socket::SockProtocol::NetlinkRoute)?;
+                let generation = if matches!(place, Place::Container(_)) { 0 } else { firewall::generation()? };
+                Ok((netlink, generation))
+            })?;
+            let mut netlink = netlink;
+            let mut namespace = observe::namespace(place, &mut netlink)?;
+            if !matches!(place, Place::Container(_)) {
+                namespace.firewall = Some(self.filter(place, generation)?);
+            }
+            kernel.places.insert(place, namespace);
+        }
+        Ok(kernel)
+    }
+
+    /// Reads the filter of a namespace, if anybody may have changed it since it was read.
+    fn filter(&mut self, place: Place, generation: u32) -> io::Result<Firewall> {
+        if let Some((known, filter)) = self.filters.get(&place)
+            && *known == generation
+        {
+            return Ok(filter.clone());
+        }
+        let filter = self.namespaces.within(place, || self.nft.observe(place))?;
+        self.filters.insert(place, (generation, filter.clone()));
+        Ok(filter)
+    }
+
+    fn apply(&mut self, plan: &NodePlan, limit: Option<usize>) -> Report {
+        if let Some(refusal) = self.refusal(plan) {
+            return Report::refused(plan.generation, refusal);
+        }
+        let is = match self.observe() {
+            Ok(kernel) => kernel,
+            Err(source) => return Report::refused(plan.generation, self.failed("observe", &source)),
+        };
+        let mut report = Report::new(plan.generation);
+        for finding in plan.check(&self.limits) {
+            let object = finding.to_string();
+            // Permanent neighbours, and others we have none, do not count towards the kernel's limit.
+            if let Finding::Neighbours { .. } = finding {
+                tracing::debug!(%object, "a limit of the kernel that does not bind permanent neighbours");
+            } else {
+                report.record(&object, Err(BackendError::new(ErrorKind::Conflict, "realise", &object)));
+            }
+        }
+        let unsupported = plan.networks.values().filter(|network| !lower::is_supported(network));
+        for network in unsupported {
+            let object = format!(
+                "network {} with encryption {:?}, keys per {:?}",
+                network.id, network.encryption, network.key_scope
+            );
+            report.record(&object, Err(BackendError::new(ErrorKind::Unsupported, "create", &object)));
+        }
+        let plan = plan.only(lower::is_supported);
+        let attached = containers(is.places.keys());
+        report_unattached(&plan, &attached, &mut report);
+        let should = lower::lower(&plan, &attached, &self.encryptor.kind());
+        let mut steps = diff::steps(&is, &should);
+        steps.truncate(limit.unwrap_or(usize::MAX));
+        self.stop_servers(&plan);
+        let nodes = plan.peers.values().map(|node| (node.public_key, node.id)).collect();
+        let results = Executor::new(&self.namespaces, &mut self.encryptor, &nodes).run(&steps);
+        self.remember_filters(&steps, &results, &is, &should);
+        record(&steps, results, &mut report);
+        if limit.is_none() {
+            self.start_servers(&plan, &mut report);
+        }
+        self.applied = plan.generation;
+        report
+    }
+
+    fn refusal(&self, plan: &NodePlan) -> Option<BackendError> {
+        if plan.node != self.node {
+            let object = format!("a plan for {}: this is {}", plan.node, self.node);
+            return Some(BackendError::new(ErrorKind::WrongNode, "apply", object));
+        }
+        if plan.generation < self.applied {
+            return Some(BackendError::superseded(plan.generation, self.applied));
+        }
+        plan.host.as_deref().filter(|host| host.public_key != self.public_key).map(|host| {
+            let object =
+                format!("a plan with public key {} for this node: it has {}", host.public_key, self.public_key);
+            BackendError::new(ErrorKind::WrongNode, "apply", object)
+        })
+    }
+
+    /// Remembers what filters are now, where the kernel's numbers say that nobody else changed them meanwhile.
+    fn remember_filters(&mut self, steps: &[Step], results: &[io::Result<()>], is: &Kernel, should: &Kernel) {
+        for (step, result) in steps.iter().zip(results) {
+            let (Change::ReplaceFirewall(place, _) | Change::UpdateFirewall { place, .. }) = &step.change else {
+                continue;
+            };
+            let before = self.filters.remove(place).map(|(number, _)| number);
+            let now = self.namespaces.within(*place, firewall::generation).ok();
+            let wanted = should.places.get(place).and_then(|namespace: &Namespace| namespace.firewall.clone());
+            let is_new = !is.places.contains_key(place);
+            // The first transaction of a new namespace finds the number that every namespace begins with.
+            let is_alone = is_new || before.is_some_and(|before| now == Some(before.wrapping_add(1)));
+            if let (Ok(()), true, Some(now), Some(wanted)) = (result, is_alone, now, wanted) {
+                self.filters.insert(*place, (now, wanted));
+            }
+        }
+    }
+
+    /// Ends the name servers of networks that go, before their packets do.
+    fn stop_servers(&mut self, plan: &NodePlan) {
+        let gone: Vec<NetworkId> = self.servers.keys().filter(|id| !plan.networks.contains_key(id)).copied().collect();
+        for id in gone {
+            if let Some((_, server)) = self.servers.remove(&id) {
+                self.runtime.block_on(server.shutdown());
+            }
+        }
+    }
+
+    /// Starts name servers where there is none yet.
+    fn start_servers(&mut self, plan: &NodePlan, report: &mut Report) {
+        let Some(resolver) = self.resolver.clone() else {
+            return;
+        };
+        for network in plan.networks.values() {
+            let place = Place::Network(network.id);
+            let Ok(Some(namespace)) = self.namespaces.open(place) else {
+                continue;
+            };
+            let Ok(number) = namespace.metadata().map(|metadata| metadata.ino()) else {
+                continue;
+            };
+            if self.servers.get(&network.id).is_some_and(|(known, _)| *known == number) {
+                continue;
+            }
+            let address = SocketAddr::from((network.resolver, DNS_PORT));
+            let bound = self.namespaces.within(place, || Ok((UdpSocket::bind(address)?, TcpListener::bind(address)?)));
+            let object = format!("the resolver {address} of network {}", network.id);
+            let server = bound.map_err(|source| error("bind", &object, source)).and_then(|(udp, tcp)| {
+                let _runtime = self.runtime.enter();
+                DnsServer::builder(network.id, Arc::clone(&resolver)).serve(udp, tcp)
+            });
+            match server {
+                Ok(server) => drop(self.servers.insert(network.id, (number, server))),
+                Err(error) => report.record(&object, Err(error)),
+            }
+        }
+    }
+
+    fn status(&self) -> Result<Status, BackendError> {
+        let read = || {
+            let mut drops: BTreeMap<String, u64> = BTreeMap::new();
+            for place in self.namespaces.list()? {
+                if matches!(place, Place::Transport | Place::Network(_)) {
+                    for (reason, count) in self.namespaces.within(place, firewall::counters)? {
+                        *drops.entry(reason).or_default() += count;
+                    }
+                }
+            }
+            Ok(Status { generation: self.applied, drops })
+        };
+        read().map_err(|source: io::Error| self.failed("read the counters of", &source))
+    }
+}
+
+const DNS_PORT: u16 = 53;
+
+fn containers<'a>(places: impl Iterator<Item = &'a Place>) -> BTreeSet<ContainerId> {
+    let container = |place: &Place| match place {
+        Place::Container(id) => Some(*id),
+        Place::Transport | Place::Network(_) => None,
+    };
+    places.filter_map(container).collect()
+}
+
+fn report_unattached(plan: &NodePlan, attached: &BTreeSet<ContainerId>, report: &mut Report) {
+    for network in plan.networks.values() {
+        let local = network.endpoints.iter().filter(|endpoint| endpoint.node == plan.node);
+        for endpoint in local.filter(|endpoint| !attached.contains(&endpoint.container)) {
+            let object =
+                format!("container {} of network {}: attach its network namespace", endpoint.container, network.id);
+            report.record(&object, Err(BackendError::new(ErrorKind::NotFound, "connect", &object)));
+        }
+    }
+}
+
+/// Adds one outcome for each subject of the steps: the first failure, or what was done. Endpoints that come and go with their
+/// network are not told apart.
+fn record(steps: &[Step], results: Vec<io::Result<()>>, report: &mut Report) {
+    let mut outcomes: BTreeMap<Subject, Result<Action, BackendError>> = BTreeMap::new();
+    let mut whole = BTreeSet::new();
+    for (step, result) in steps.iter().zip(results) {
+        if let (Change::CreateNamespace(Place::Network(id)) | Change::RemoveNamespace(Place::Network(id)), Ok(())) =
+            (&step.change, &result)
+        {
+            whole.insert(*id);
+        }
+        let result = result.map(|()| step.action).map_err(|source| error("change", step.subject, source));
+        match (outcomes.get_mut(&step.subject), result) {
+            (None, result) => drop(outcomes.insert(step.subject, result)),
+            (Some(Err(_)), _) => {}
+            (Some(before), Err(error)) => *before = Err(error),
+            (Some(Ok(before)), Ok(action)) if *before != action => *before = Action::Updated,
+            (Some(Ok(_)), Ok(_)) => {}
+        }
+    }
+    for step in steps {
+        if let (Change::CreateNamespace(place), Some(outcome @ Ok(_))) = (&step.change, outcomes.get_mut(&step.subject))
+        {
+            tracing::debug!(%place, "created");
+            *outcome = Ok(Action::Created);
+        }
+        if let (Change::RemoveNamespace(place), Some(outcome @ Ok(_))) = (&step.change, outcomes.get_mut(&step.subject))
+        {
+            tracing::debug!(%place, "removed");
+            *outcome = Ok(Action::Removed);
+        }
+    }
+    for (subject, result) in outcomes {
+        let is_told = matches!(subject, Subject::Endpoint(id, _) if whole.contains(&id)) && result.is_ok();
+        if !is_told {
+            report.record(subject, result);
+        }
+    }
+}
+
+/// Makes an error of the operating system's.
+pub(crate) fn error(operation: &'static str, object: impl std::fmt::Display, source: io::Error) -> BackendError {
+    let kind = if source.kind() == io::ErrorKind::PermissionDenied {
+        ErrorKind::PermissionDenied
+    } else if matches!(source.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::AddrInUse) {
+        ErrorKind::Conflict
+    } else if source.kind() == io::ErrorKind::NotFound {
+        ErrorKind::NotFound
+    } else if source.kind() == io::ErrorKind::InvalidInput {
+        ErrorKind::Unsupported
+    } else {
+        ErrorKind::Io
+    };
+    BackendError::new(kind, operation, object).with_source(source)
+}

@@ -1,0 +1,353 @@
+//! Hosts and containers as network namespaces, on one Ethernet; and the commands that look at them with other eyes than ours.
+
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "tests fail where something is missing, and say what they leave out"
+)]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use pn_backend_linux::{Builder, LinuxBackend};
+use pn_backend_userspace::UserspaceBackend;
+use pn_core::*;
+use pn_dns::Names;
+use pn_overlay::PrivateKey;
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// Says whether the tests can run: they need root. Where they must, a machine without it fails.
+pub(crate) fn is_root() -> bool {
+    let is_root = sh("id -u").trim() == "0";
+    if !is_root {
+        assert!(std::env::var("PN_REQUIRE_ROOT").as_deref() != Ok("1"), "root is required, and this is not root");
+        println!("ignored: network namespaces need root");
+    }
+    is_root
+}
+
+/// Runs a command line and returns what it said.
+pub(crate) fn sh(line: &str) -> String {
+    let output = run(line);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{line}: {said}{}", String::from_utf8_lossy(&output.stderr));
+    said
+}
+
+/// Runs a command line, whatever comes of it.
+pub(crate) fn run(line: &str) -> Output {
+    Command::new("sh").args(["-c", line]).stdin(Stdio::null()).output().unwrap()
+}
+
+/// Returns whether a command line succeeds.
+pub(crate) fn works(line: &str) -> bool {
+    run(line).status.success()
+}
+
+/// Waits until something is so.
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what} did not happen in 30 s");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A namespace that ends with this.
+#[derive(Debug)]
+pub(crate) struct Netns(pub(crate) String);
+
+impl Netns {
+    pub(crate) fn new(name: &str) -> Self {
+        let name = format!("linux-{}-{}-{name}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        sh(&format!("ip netns add {name} && ip -n {name} link set lo up"));
+        Self(name)
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/run/netns/{}", self.0))
+    }
+
+    /// Runs a command line in it.
+    pub(crate) fn sh(&self, line: &str) -> String {
+        sh(&self.line(line))
+    }
+
+    pub(crate) fn works(&self, line: &str) -> bool {
+        works(&self.line(line))
+    }
+
+    pub(crate) fn run(&self, line: &str) -> Output {
+        run(&self.line(line))
+    }
+
+    fn line(&self, line: &str) -> String {
+        format!("ip netns exec {} sh -c '{}'", self.0, line.replace('\'', r"'\''"))
+    }
+
+    /// Starts a command in it, which ends with what is returned.
+    pub(crate) fn spawn(&self, line: &str) -> Running {
+        let line = format!("exec ip netns exec {} {line}", self.0);
+        let mut command = Command::new("sh");
+        command.args(["-c", &line]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Running(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        run(&format!("ip netns del {}", self.0));
+    }
+}
+
+/// A command that is ended when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Running(pub(crate) std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// A data plane, in the kernel or in this process.
+#[derive(Debug)]
+pub(crate) enum Plane {
+    Linux(LinuxBackend),
+    UserSpace(UserspaceBackend),
+}
+
+/// A node.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) id: NodeId,
+    pub(crate) netns: Netns,
+    pub(crate) plane: Plane,
+    pub(crate) names: Arc<Names>,
+    pub(crate) directory: PathBuf,
+}
+
+impl Host {
+    pub(crate) fn linux(&self) -> &LinuxBackend {
+        match &self.plane {
+            Plane::Linux(backend) => backend,
+            Plane::UserSpace(_) => panic!("a node in user space"),
+        }
+    }
+
+    /// Runs a command line in one of the namespaces that the backend keeps.
+    pub(crate) fn sh_in(&self, place: &str, line: &str) -> String {
+        sh(&self.line_in(place, line))
+    }
+
+    pub(crate) fn line_in(&self, place: &str, line: &str) -> String {
+        let path = self.directory.join(self.id.to_string()).join(place);
+        format!("nsenter --net={} sh -c '{}'", path.display(), line.replace('\'', r"'\''"))
+    }
+}
+
+/// Some hosts on one Ethernet, the state they follow, and containers.
+#[derive(Debug)]
+pub(crate) struct Region {
+    pub(crate) state: State,
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) containers: BTreeMap<ContainerId, Netns>,
+    next: u128,
+    _switch: Netns,
+}
+
+pub(crate) fn network(n: u128) -> NetworkId {
+    NetworkId::from_u128(n)
+}
+
+pub(crate) fn app(n: u128) -> AppId {
+    AppId::from_u128(n)
+}
+
+pub(crate) fn container(n: u128) -> ContainerId {
+    ContainerId::from_u128(n)
+}
+
+pub(crate) fn directory() -> PathBuf {
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    PathBuf::from(format!("/run/linux-{}-{n}", std::process::id()))
+}
+
+/// What a node is made of besides its data plane.
+pub(crate) fn node(n: u8, underlay: &str, key: PublicKey) -> Node {
+    let id = NodeId::from_u128(n.into());
+    let label = format!("node-{n}").parse().unwrap();
+    Node::new(id, label, underlay.parse().unwrap(), format!("100.64.0.{n}").parse().unwrap(), key)
+}
+
+impl Region {
+    /// Starts nodes in the kernel, and networks 1 and 2 that have the same addresses.
+    pub(crate) async fn start(nodes: u8) -> Self {
+        Self::start_with(nodes, |_, builder| builder).await
+    }
+
+    pub(crate) async fn start_with(nodes: u8, edit: impl Fn(u8, Builder) -> Builder) -> Self {
+        let switch = Netns::new("switch");
+        switch.sh("ip link add br0 type bridge && ip link set br0 up");
+        let state = State::new(pn_core::Region::default());
+        let mut region = Self { state, hosts: Vec::new(), containers: BTreeMap::new(), next: 0, _switch: switch };
+        for n in 1..=nodes {
+            let netns = region.plug(n);
+            let names = Arc::new(Names::new(n.into()));
+            let key = PrivateKey::from_bytes([n; 32]);
+            let directory = directory();
+            let underlay = format!("192.0.2.{n}:51820");
+            let builder = LinuxBackend::builder(NodeId::from_u128(n.into()))
+                .listen(underlay.parse().unwrap())
+                .private_key(key.clone())
+                .resolver(names.clone())
+                .directory(&directory)
+                .namespace(netns.path());
+            let backend = edit(n, builder).build().await.unwrap();
+            let node = node(n, &underlay, key.public_key());
+            region.change(Change::AddNode(node.clone()));
+            region.hosts.push(Host { id: node.id, netns, plane: Plane::Linux(backend), names, directory });
+        }
+        for n in [1, 2] {
+            region.add_network(n, |_| ());
+        }
+        region
+    }
+
+    /// Makes the namespace of a host and plugs it into the Ethernet.
+    pub(crate) fn plug(&self, n: u8) -> Netns {
+        let netns = Netns::new(&format!("host{n}"));
+        let switch = &self._switch.0;
+        sh(&format!(
+            "ip -n {switch} link add h{n} type veth peer name eth0 netns {host} && ip -n {switch} link set h{n} master br0 up \
+             && ip -n {host} addr add 192.0.2.{n}/24 dev eth0 && ip -n {host} link set eth0 up",
+            host = netns.0
+        ));
+        netns
+    }
+
+    /// Adds a node in user space.
+    pub(crate) fn add_user_space_node(&mut self, n: u8) {
+        let netns = self.plug(n);
+        let id = NodeId::from_u128(n.into());
+        let (names, key) = (Arc::new(Names::new(n.into())), PrivateKey::from_bytes([n; 32]));
+        let underlay = format!("192.0.2.{n}:51820");
+        let builder = UserspaceBackend::builder(id).listen(underlay.parse().unwrap()).private_key(key.clone());
+        let builder = builder.resolver(names.clone());
+        let (path, runtime) = (netns.path(), tokio::runtime::Handle::current());
+        // Its socket stays in the namespace of the thread that opens it.
+        let thread = std::thread::spawn(move || {
+            let namespace = std::fs::File::open(path).unwrap();
+            nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            runtime.block_on(builder.build())
+        });
+        let backend = thread.join().unwrap().unwrap();
+        self.change(Change::AddNode(node(n, &underlay, key.public_key())));
+        self.hosts.push(Host { id, netns, plane: Plane::UserSpace(backend), names, directory: directory() });
+    }
+
+    pub(crate) fn switch(&self) -> &Netns {
+        &self._switch
+    }
+
+    pub(crate) fn add_network(&mut self, n: u128, edit: impl FnOnce(&mut NetworkRequest)) {
+        let project = ProjectId::from_u128(n);
+        let label = || "test".parse().unwrap();
+        let terms = Terms { accepted_by: label(), version: label(), accepted_at: Timestamp::ZERO };
+        let mut request = NetworkRequest::new(project, network(n), terms);
+        edit(&mut request);
+        self.change(Change::AddProject(Project::new(project, label())));
+        self.change(Change::EnablePrivateNetwork(request));
+        self.change(Change::AddApp(App::new(app(n), project, label())));
+        self.change(Change::Scale { app: app(n), formation: "web:2000".parse().unwrap() });
+    }
+
+    pub(crate) fn change(&mut self, change: Change) {
+        self.state.apply(Timestamp::ZERO, change).unwrap();
+    }
+
+    /// Starts a ready container of an app on a node (from 1), in a namespace of its own.
+    pub(crate) async fn add(&mut self, app_number: u128, node: usize) -> ContainerId {
+        let container = self.add_unattached(app_number, node);
+        let netns = Netns::new(&format!("ct{}", self.next));
+        if let Plane::Linux(backend) = &self.hosts[node - 1].plane {
+            backend.attach(container, netns.path()).await.unwrap();
+        }
+        self.containers.insert(container, netns);
+        container
+    }
+
+    pub(crate) fn add_unattached(&mut self, app_number: u128, node: usize) -> ContainerId {
+        self.next += 1;
+        let container = container(self.next);
+        let slot = Slot::new(app(app_number), "web".parse().unwrap(), self.next as u32).unwrap();
+        self.change(Change::Start { container, slot, node: self.hosts[node - 1].id });
+        self.change(Change::Ready(container));
+        container
+    }
+
+    /// Makes every node what the state says, names last.
+    pub(crate) async fn apply(&self) {
+        for host in &self.hosts {
+            let plan = self.state.node_plan(host.id);
+            let report = match &host.plane {
+                Plane::Linux(backend) => backend.apply(&plan).await,
+                Plane::UserSpace(backend) => backend.apply(&plan).await,
+            };
+            let failures: Vec<String> = report.failures().map(explain).collect();
+            assert!(failures.is_empty(), "{failures:#?}");
+        }
+        for host in &self.hosts {
+            let plan = self.state.node_plan(host.id);
+            host.names.publish(&plan.zones()).await.into_result().unwrap();
+        }
+    }
+
+    pub(crate) fn address(&self, container: ContainerId) -> std::net::Ipv4Addr {
+        self.state.container(container).unwrap().address
+    }
+
+    pub(crate) fn netns(&self, container: ContainerId) -> &Netns {
+        &self.containers[&container]
+    }
+
+    /// Takes every node down.
+    pub(crate) async fn tear_down(&self) {
+        for host in &self.hosts {
+            if let Plane::Linux(backend) = &host.plane {
+                let empty = NodePlan::empty(host.id, Generation::new(u64::MAX));
+                backend.apply(&empty).await.into_result().unwrap();
+                for container in backend.attached().await.unwrap() {
+                    backend.detach(container).await.unwrap();
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        for host in &self.hosts {
+            // What a test that failed left behind.
+            run(&format!("umount -q {0}/*/* ; rm -rf {0}", host.directory.display()));
+        }
+    }
+}
+
+/// Says an error with its causes.
+pub(crate) fn explain(error: &BackendError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,94 @@
+//! Packets between containers on hosts that are namespaces, asserted with `ping`, `curl`, `dig` and captures.
+
+mod hosts;
+
+use hosts::{Region, eventually, is_root, network, sh};
+use pn_core::Name;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_of_two_hosts_reach_each_other_by_name_and_nothing_is_in_clear() {
+    if !is_root() {
+        return;
+    }
+    let mut region = Region::start(2).await;
+    let (a, b, c) = (region.add(1, 1).await, region.add(1, 2).await, region.add(1, 1).await);
+    let stranger = region.add(2, 1).await;
+    region.apply().await;
+    let capture = format!("/tmp/{}.pcap", region.switch().0);
+    let mut tcpdump = region.switch().spawn(&format!("tcpdump -i br0 --immediate-mode -U -w {capture}"));
+    eventually("a capture", || std::fs::metadata(&capture).is_ok_and(|file| file.len() > 0));
+
+    for (from, to) in [(a, b), (b, a), (a, c), (c, b)] {
+        assert!(region.netns(from).works(&format!("ping -c 1 -W 10 {}", region.address(to))), "{from} to {to}");
+    }
+    let secret = "the-secret-that-nobody-may-see-on-the-wire";
+    let _server = region.netns(b).spawn(&format!("socat -u TCP-LISTEN:3000,fork,reuseaddr SYSTEM:'cat >/dev/null'"));
+    let page = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n{secret}", secret.len());
+    let web = format!("/tmp/{}.http", region.switch().0);
+    std::fs::write(&web, page).expect("a file is written");
+    let _web = region.netns(b).spawn(&format!("socat TCP-LISTEN:80,fork,reuseaddr SYSTEM:\"cat {web}\""));
+    let name = Name::container(network(1), &region.state.container(b).expect("it runs").slot);
+    let dig = |from, options: &str| region.netns(from).sh(&format!("dig @169.254.53.53 +tries=2 {options} {name}"));
+    assert_eq!(dig(a, "+short").trim(), region.address(b).to_string());
+    assert_eq!(dig(a, "+short +tcp").trim(), region.address(b).to_string());
+    assert!(dig(stranger, "").contains("NXDOMAIN"), "a name is known in another network");
+    let curl = format!("curl -s --max-time 10 --resolve {name}:80:$(dig +short @169.254.53.53 {name}) http://{name}/");
+    eventually("a page", || region.netns(a).run(&curl).stdout == secret.as_bytes());
+
+    // The other network has the same addresses: at the peer's there is nobody.
+    let ping = format!("ping -c 1 -W 1 {}", region.address(b));
+    assert!(!region.netns(stranger).works(&ping), "networks are not apart");
+
+    let fields = "-T fields -e ip.src -e ip.dst -e udp.dstport -e _ws.col.Protocol";
+    let seen = || sh(&format!("tshark -r {capture} -Y 'not arp and not icmpv6 and not igmp' {fields} 2>/dev/null"));
+    eventually("the capture of it", || seen().lines().count() > 10);
+    tcpdump.0.kill().expect("it runs");
+    for line in seen().lines() {
+        assert!(line.ends_with("WireGuard") && line.contains("51820"), "on the wire: {line}");
+    }
+    let octets = std::fs::read(&capture).expect("the capture is a file");
+    assert!(!octets.windows(secret.len()).any(|window| window == secret.as_bytes()), "the secret is on the wire");
+    drop((std::fs::remove_file(&capture), std::fs::remove_file(&web)));
+    region.tear_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn m5_full_packets_pass_and_one_octet_more_is_too_big() {
+    if !is_root() {
+        return;
+    }
+    let mut region = Region::start(2).await;
+    let (a, b, c) = (region.add(1, 1).await, region.add(1, 2).await, region.add(1, 1).await);
+    region.apply().await;
+    for (mtu, full) in [(1500, 1390), (1400, 1290)] {
+        for n in 0..2 {
+            let mut node = region.state.node(region.hosts[n].id).expect("it is known").clone();
+            node.underlay_mtu = mtu;
+            region.change(pn_core::Change::UpdateNode(node));
+            region.hosts[n].netns.sh(&format!("ip link set eth0 mtu {mtu}"));
+        }
+        region.apply().await;
+        for (from, to) in [(a, b), (b, a), (a, c)] {
+            let ping = |octets: u32, how: &str| {
+                let payload = octets - 28;
+                region.netns(from).run(&format!("ping -c 1 -W 5 {how} -s {payload} {}", region.address(to)))
+            };
+            assert!(ping(full, "-M do").status.success(), "{full} octets do not pass from {from} to {to} over {mtu}");
+            let refused = ping(full + 1, "-M do");
+            let said =
+                String::from_utf8_lossy(&refused.stderr).into_owned() + &String::from_utf8_lossy(&refused.stdout);
+            assert!(!refused.status.success() && said.contains(&format!("mtu={full}")), "{said}");
+            // Who lets it be fragmented sends fragments inside the network, and no larger packets through the tunnel.
+            assert!(ping(full + 1000, "-M dont").status.success());
+        }
+        // Every hop says the same.
+        for (n, host) in region.hosts.iter().enumerate() {
+            let links = host.sh_in(&network(1).to_string(), "ip -o link");
+            for line in links.lines().filter(|line| !line.contains(" lo:")) {
+                assert!(line.contains(&format!("mtu {full} ")), "node {n}: {line}");
+            }
+            assert!(host.sh_in("transport", "ip -o link show tunnel0").contains(&format!("mtu {} ", full + 50)));
+        }
+    }
+    region.tear_down().await;
+}

@@ -1,0 +1,389 @@
+//! A web application firewall for real: nginx with ModSecurity and the OWASP rules is public, the backend behind it is in a
+//! private network and nowhere else. Hosts and containers are network namespaces; the data plane is the kernel's.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "it is a program, and this is what it says")]
+
+mod namespaces;
+mod nginx;
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use clap::Parser;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use pn_backend_linux::LinuxBackend;
+use pn_core::*;
+use pn_dns::Names;
+use serde_json::json;
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
+
+pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// Builds the use case on this machine and checks what it promises. It needs root.
+#[derive(Debug, Parser)]
+struct Options {
+    /// How many hosts to make.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=20))]
+    nodes: u8,
+    /// Print JSON instead of text.
+    #[arg(long)]
+    json: bool,
+    /// Keep running after the checks, until Ctrl-C.
+    #[arg(long)]
+    serve: bool,
+}
+
+/// A promise, whether it holds, and what shows it.
+#[derive(serde::Serialize)]
+struct Check {
+    name: &'static str,
+    ok: bool,
+    evidence: String,
+}
+
+/// A host with its data plane and its names.
+struct Host {
+    id: NodeId,
+    netns: String,
+    backend: LinuxBackend,
+    names: Arc<Names>,
+}
+
+/// The hosts, and the state they follow.
+struct Cluster {
+    state: State,
+    hosts: Vec<Host>,
+    underlay: String,
+}
+
+/// Where the public reaches nginx.
+const PUBLIC_URL: &str = "http://198.51.100.1/";
+
+/// What takes longer does not come any more.
+const SOON: Duration = Duration::from_secs(30);
+
+impl Cluster {
+    async fn start(nodes: u8) -> Result<Self, Error> {
+        let underlay = namespaces::add_switch("underlay").await?;
+        let mut cluster = Self { state: State::new(Region::default()), hosts: Vec::new(), underlay };
+        for n in 1..=nodes {
+            let netns = namespaces::add(&format!("host{n}")).await?;
+            namespaces::plug(&netns, &cluster.underlay, &format!("192.0.2.{n}/24")).await?;
+            let (id, names) = (NodeId::from_u128(n.into()), Arc::new(Names::new(n.into())));
+            let backend = LinuxBackend::builder(id)
+                .listen(format!("192.0.2.{n}:51820").parse()?)
+                .resolver(names.clone())
+                .directory(namespaces::DIRECTORY)
+                .namespace(namespaces::path(&netns))
+                .build()
+                .await?;
+            let tunnel = format!("100.64.0.{n}").parse()?;
+            let label = format!("host-{n}").parse()?;
+            cluster.change(Change::AddNode(Node::new(
+                id,
+                label,
+                backend.local_addr(),
+                tunnel,
+                backend.public_key(),
+            )))?;
+            cluster.hosts.push(Host { id, netns, backend, names });
+        }
+        Ok(cluster)
+    }
+
+    fn change(&mut self, change: Change) -> Result<(), Error> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+        self.state.apply(Timestamp::ZERO.after(now), change)?;
+        Ok(())
+    }
+
+    fn add_project(&mut self, label: &str) -> Result<(ProjectId, NetworkId), Error> {
+        let project = ProjectId::from_u128(Uuid::new_v4().as_u128());
+        let network = NetworkId::from_u128(Uuid::new_v4().as_u128());
+        let terms = Terms { accepted_by: "you".parse()?, version: "beta".parse()?, accepted_at: Timestamp::ZERO };
+        self.change(Change::AddProject(Project::new(project, label.parse()?)))?;
+        self.change(Change::EnablePrivateNetwork(NetworkRequest::new(project, network, terms)))?;
+        Ok((project, network))
+    }
+
+    /// Adds an app and starts its containers, each in a namespace of its own, on the next of these hosts.
+    async fn add_app(
+        &mut self,
+        project: ProjectId,
+        label: &str,
+        formation: &str,
+        hosts: &[usize],
+    ) -> Result<(AppId, Vec<(Container, String)>), Error> {
+        let app = AppId::from_u128(Uuid::new_v4().as_u128());
+        let formation: Formation = formation.parse()?;
+        self.change(Change::AddApp(App::new(app, project, label.parse()?)))?;
+        self.change(Change::Scale { app, formation: formation.clone() })?;
+        let slots = formation.types().flat_map(|(of, count)| (1..=count).map(move |n| Slot::new(app, *of, n)));
+        let mut containers = Vec::new();
+        for (slot, host) in slots.collect::<Vec<_>>().into_iter().zip(hosts.iter().cycle()) {
+            let id = ContainerId::from_u128(Uuid::new_v4().as_u128());
+            let host = (host - 1) % self.hosts.len();
+            let netns = namespaces::add(&format!("{label}{}", containers.len() + 1)).await?;
+            self.hosts[host].backend.attach(id, namespaces::path(&netns)).await?;
+            self.change(Change::Start { container: id, slot: slot?, node: self.hosts[host].id })?;
+            self.change(Change::Ready(id))?;
+            let container = self.state.container(id).ok_or("the container is gone")?;
+            containers.push((container, netns));
+        }
+        Ok((app, containers))
+    }
+
+    /// Makes every host what the state says, names last.
+    async fn apply(&self) -> Result<(), Error> {
+        for host in &self.hosts {
+            host.backend.apply(&self.state.node_plan(host.id)).await.into_result()?;
+        }
+        for host in &self.hosts {
+            host.names.publish(&self.state.node_plan(host.id).zones()).await.into_result()?;
+        }
+        Ok(())
+    }
+
+    /// Takes every host down.
+    async fn tear_down(&self) -> Result<(), Error> {
+        for host in &self.hosts {
+            let empty = NodePlan::empty(host.id, self.state.generation().next());
+            host.backend.apply(&empty).await.into_result()?;
+        }
+        Ok(())
+    }
+}
+
+/// Serves the backend's page, and counts requests.
+async fn serve_backend(listener: tokio::net::TcpListener, page: String, requests: Arc<AtomicU64>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let (page, requests) = (page.clone(), Arc::clone(&requests));
+        let service = service_fn(move |_: Request<hyper::body::Incoming>| {
+            requests.fetch_add(1, Ordering::Relaxed);
+            let response = Response::new(page.clone());
+            async { Ok::<_, Infallible>(response) }
+        });
+        // A client that goes away ends its own connection only.
+        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+    }
+}
+
+/// Fetches a page from a namespace: the status, 000 where there is no answer, and the page.
+async fn fetch(netns: &str, url: &str) -> Result<(String, String), Error> {
+    let curl = ["curl", "-s", "--max-time", "5", "-w", "\n%{http_code}", url];
+    let output = namespaces::run(netns, &curl).await?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (page, status) = said.rsplit_once('\n').unwrap_or(("", "000"));
+    Ok((status.to_owned(), page.to_owned()))
+}
+
+async fn run(options: &Options) -> Result<bool, Error> {
+    let directory = PathBuf::from(namespaces::DIRECTORY).join("nginx");
+    std::fs::create_dir_all(&directory)?;
+    let mut cluster = Cluster::start(options.nodes).await?;
+    let (shop, network) = cluster.add_project("shop")?;
+    let (my_app, backends) = cluster.add_app(shop, "my-app", "web:0 my-app-backend:2", &[1, 2]).await?;
+    let (_, firewall) = cluster.add_app(shop, "waf", "web:1", &[2]).await?;
+    let (elsewhere, foreign) = cluster.add_project("elsewhere")?;
+    let (_, intruders) = cluster.add_app(elsewhere, "intruder", "web:1", &[1]).await?;
+    cluster.apply().await?;
+
+    // nginx and its clients meet outside, where the backends are not.
+    let outside = namespaces::add_switch("outside").await?;
+    let client = namespaces::add("client").await?;
+    namespaces::plug(&client, &outside, "198.51.100.2/24").await?;
+    let (_, public) = firewall.first().ok_or("there is no firewall")?;
+    namespaces::plug(public, &outside, "198.51.100.1/24").await?;
+    let stranger = namespaces::add("stranger").await?;
+    namespaces::plug(&stranger, &cluster.underlay, "192.0.2.99/24").await?;
+
+    let requests = Arc::new(AtomicU64::new(0));
+    let mut pages = Vec::new();
+    for (container, netns) in &backends {
+        let page = format!("hello from backend {}, {}", container.slot.index(), Uuid::new_v4());
+        let listener = namespaces::listen(netns, "0.0.0.0:3000").await?;
+        tokio::spawn(serve_backend(listener, page.clone(), requests.clone()));
+        pages.push(page);
+    }
+    let capture = directory.join("underlay.pcap").display().to_string();
+    let tcpdump = ["tcpdump", "-i", "br0", "--immediate-mode", "-U", "-Z", "root", "-w", &capture];
+    let _tcpdump = namespaces::spawn(&cluster.underlay, &tcpdump)?;
+    let name = Name::of_type(network, my_app, "my-app-backend".parse()?).to_string();
+    let _nginx = nginx::start(public, &directory, &name)?;
+    let started = async {
+        while fetch(&client, PUBLIC_URL).await?.0 != "200" {
+            sleep(Duration::from_millis(50)).await;
+        }
+        Ok::<_, Error>(())
+    };
+    timeout(SOON, started).await.map_err(|_| {
+        let log = std::fs::read_to_string(directory.join("error.log")).unwrap_or_default();
+        format!("nginx does not answer: {log}")
+    })??;
+
+    let scene = Scene {
+        cluster: &cluster,
+        client: &client,
+        stranger: &stranger,
+        backends: &backends,
+        intruders: &intruders,
+        name: &name,
+        pages: &pages,
+        requests: &requests,
+        capture: &capture,
+    };
+    let checks = check(&scene).await?;
+    print(options, &cluster, &[("shop", network), ("elsewhere", foreign)], &checks);
+    if options.serve {
+        eprintln!("serving until Ctrl-C; try: ip netns exec {client} curl {PUBLIC_URL}");
+        std::future::pending::<()>().await;
+    }
+    cluster.tear_down().await?;
+    Ok(checks.iter().all(|check| check.ok))
+}
+
+/// What the checks look at.
+struct Scene<'a> {
+    cluster: &'a Cluster,
+    /// A client outside, and a machine on the underlay that is no node.
+    client: &'a str,
+    stranger: &'a str,
+    backends: &'a [(Container, String)],
+    intruders: &'a [(Container, String)],
+    /// The backends' common name, their pages, and how many requests they got.
+    name: &'a str,
+    pages: &'a [String],
+    requests: &'a AtomicU64,
+    capture: &'a str,
+}
+
+async fn check(scene: &Scene<'_>) -> Result<Vec<Check>, Error> {
+    let mut checks = Vec::new();
+    let mut note = |name, ok, evidence| checks.push(Check { name, ok, evidence });
+    let Scene { cluster, client, stranger, backends, intruders, name, pages, requests, capture } = scene;
+
+    let mut seen = BTreeMap::<_, u32>::new();
+    for _ in 0..20 {
+        *seen.entry(fetch(client, PUBLIC_URL).await?).or_default() += 1;
+    }
+    let good = seen.keys().all(|(status, page)| status == "200" && pages.contains(page));
+    note("plain request", good, format!("20 requests: {:?}", seen.keys().next()));
+    note("both backends", seen.len() == pages.len(), format!("their shares of 20 requests: {:?}", seen.values()));
+
+    for (what, query) in [
+        ("SQL injection", "?id=1%27%20OR%20%271%27=%271%27%20UNION%20SELECT%20password%20FROM%20users--%20"),
+        ("cross-site scripting", "?q=%3Cscript%3Ealert(document.cookie)%3C/script%3E"),
+    ] {
+        let before = requests.load(Ordering::Relaxed);
+        let (status, _) = fetch(client, &format!("{PUBLIC_URL}{query}")).await?;
+        let reached = requests.load(Ordering::Relaxed) - before;
+        note(what, status == "403" && reached == 0, format!("{status}, and {reached} reached a backend"));
+    }
+
+    let before = requests.load(Ordering::Relaxed);
+    let host = cluster.hosts.first().ok_or("there is no host")?;
+    let intruder = intruders.first().ok_or("there is no intruder")?;
+    for (what, netns) in [
+        ("from the host", &*host.netns),
+        ("from the underlay", stranger),
+        ("from outside", client),
+        ("from another network", &intruder.1),
+    ] {
+        let mut answers = Vec::new();
+        for (container, _) in *backends {
+            answers.push(fetch(netns, &format!("http://{}:3000/", container.address)).await?.0);
+        }
+        let reached = requests.load(Ordering::Relaxed) - before;
+        let refused = answers.iter().all(|status| status == "000") && reached == 0;
+        note(what, refused, format!("{} backends addressed, {reached} reached", answers.len()));
+    }
+    let (resolver, dig) = ("@169.254.53.53", ["dig", "+tries=1", "+time=2"]);
+    let denied = namespaces::run(&intruder.1, &[&dig[..], &[resolver, name]].concat()).await?;
+    let denied = String::from_utf8_lossy(&denied.stdout).contains("NXDOMAIN");
+    note("the name in another network", denied, format!("{name}: {}", if denied { "NXDOMAIN" } else { "known" }));
+    // 4789, as the kernel lists its own sockets.
+    let open = namespaces::run(&host.netns, &["cat", "/proc/net/udp", "/proc/net/udp6"]).await?;
+    let open = String::from_utf8_lossy(&open.stdout).lines().filter(|line| line.contains(":12B5 ")).count();
+    note("no VXLAN on the underlay", open == 0, format!("{open} sockets of VXLAN on the host"));
+
+    // What was captured may be a moment behind.
+    let fields = ["-T", "fields", "-e", "_ws.col.Protocol", "-e", "udp.payload"];
+    let filter = ["-Y", "ip and not igmp"];
+    let tshark = [&["tshark", "-r", capture][..], &filter, &fields].concat();
+    let mut lines = Vec::new();
+    timeout(SOON, async {
+        while lines.len() < 50 {
+            let output = namespaces::run(client, &tshark).await?;
+            lines = String::from_utf8_lossy(&output.stdout).lines().map(ToOwned::to_owned).collect();
+            sleep(Duration::from_millis(50)).await;
+        }
+        Ok::<_, Error>(())
+    })
+    .await??;
+    let foreign = lines.iter().filter(|line| !line.starts_with("WireGuard")).count();
+    let octets = std::fs::read(capture)?;
+    let clear = pages.iter().filter(|page| octets.windows(page.len()).any(|window| window == page.as_bytes())).count();
+    let evidence = format!("{} packets, {foreign} of them not WireGuard; {clear} pages in clear", lines.len());
+    note("no cleartext on the wire", foreign == 0 && clear == 0, evidence);
+    Ok(checks)
+}
+
+fn print(options: &Options, cluster: &Cluster, networks: &[(&str, NetworkId)], checks: &[Check]) {
+    let (plan, mut listed) = (cluster.state.plan(), Vec::new());
+    for (project, network) in networks.iter().map(|(project, id)| (project, &plan.networks[id])) {
+        let names: Vec<_> = network.zone.names().iter().map(|(name, _)| name.to_string()).collect();
+        let (id, vni, subnet, mtu) =
+            (network.id.to_string(), network.vni.get(), network.subnet.to_string(), network.mtu);
+        if !options.json {
+            println!("{project}: {id}, VNI {vni}, {subnet}, MTU {mtu}\n  {}\n", names.join("\n  "));
+        }
+        listed.push(json!({"id": id, "vni": vni, "subnet": subnet, "mtu": mtu, "domain_names": names}));
+    }
+    if options.json {
+        return println!("{}", json!({"checks": checks, "networks": listed, "public_url": PUBLIC_URL}));
+    }
+    for check in checks {
+        println!("{} {:<28} {}", if check.ok { "ok  " } else { "FAIL" }, check.name, check.evidence);
+    }
+    let held = checks.iter().filter(|check| check.ok).count();
+    let tunnel = cluster.hosts.first().map(|host| host.backend.tunnel());
+    println!("\n{held} of {} checks hold on {} hosts; encrypted by {tunnel:?}", checks.len(), cluster.hosts.len());
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = Options::parse();
+    let ran = async {
+        // What a crash has left is in the way.
+        namespaces::clean_up().await?;
+        tokio::select! {
+            result = run(&options) => result,
+            stopped = tokio::signal::ctrl_c() => stopped.map(|()| true).map_err(Into::into),
+        }
+    };
+    let ok = ran.await.unwrap_or_else(|error: Error| {
+        eprintln!("error: {}", explain(&*error));
+        false
+    });
+    let cleaned = namespaces::clean_up().await.inspect_err(|error| eprintln!("error: {error}")).is_ok();
+    if ok && cleaned { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Says an error with its causes.
+fn explain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
