@@ -1,11 +1,14 @@
 //! What carries packets, behind what the agent needs of it.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use pn_backend_linux::{LinuxBackend, TunnelKind};
 use pn_backend_userspace::{TunPort, UserspaceBackend};
-use pn_core::{BackendError, ContainerId, NodeId, OverlayBackend, Resolver};
+use pn_core::{BackendError, ContainerId, NodeId, OverlayBackend};
+use pn_dns::{Forwarder, Names};
 use pn_overlay::PrivateKey;
 
 use crate::{Backend, Error};
@@ -15,6 +18,8 @@ use crate::{Backend, Error};
 pub(crate) enum DataPlane {
     /// In this process.
     Userspace(UserspaceBackend),
+    /// In the kernel.
+    Linux(LinuxBackend),
 }
 
 impl DataPlane {
@@ -23,24 +28,31 @@ impl DataPlane {
         node: NodeId,
         underlay: SocketAddr,
         key: PrivateKey,
-        resolver: Arc<dyn Resolver>,
+        names: Arc<Names>,
         upstreams: &[SocketAddr],
     ) -> Result<Self, Error> {
-        if !upstreams.is_empty() {
-            return Err("--dns-upstream is not there yet".into());
-        }
         match backend {
+            Backend::Userspace if !upstreams.is_empty() => {
+                Err("--dns-upstream needs --backend linux: this process answers our names only".into())
+            }
             Backend::Userspace => {
-                let builder = UserspaceBackend::builder(node).listen(underlay).private_key(key).resolver(resolver);
+                let builder = UserspaceBackend::builder(node).listen(underlay).private_key(key).resolver(names);
                 Ok(Self::Userspace(builder.build().await?))
             }
-            Backend::Linux => Err("--backend linux is not there yet".into()),
+            Backend::Linux => {
+                let mut builder = LinuxBackend::builder(node).listen(underlay).private_key(key).resolver(names);
+                if !upstreams.is_empty() {
+                    builder = builder.other_names(Arc::new(Forwarder::new(upstreams.iter().copied())?));
+                }
+                Ok(Self::Linux(builder.build().await?))
+            }
         }
     }
 
     pub(crate) fn overlay(&self) -> Arc<dyn OverlayBackend> {
         match self {
             Self::Userspace(backend) => Arc::new(backend.clone()),
+            Self::Linux(backend) => Arc::new(backend.clone()),
         }
     }
 
@@ -48,21 +60,55 @@ impl DataPlane {
     pub(crate) async fn attach(&self, container: ContainerId, netns: &Path) -> Result<(), BackendError> {
         match self {
             Self::Userspace(backend) => backend.attach(container, TunPort::in_netns(netns)).await,
+            Self::Linux(backend) => backend.attach(container, netns).await,
         }
+    }
+
+    /// Lets go of the network namespace of a container that is gone.
+    pub(crate) async fn detach(&self, container: ContainerId) -> Result<(), BackendError> {
+        match self {
+            Self::Userspace(backend) => backend.detach(container).await.map(drop),
+            Self::Linux(backend) => backend.detach(container).await,
+        }
+    }
+
+    /// Lets go of every container's network namespace.
+    pub(crate) async fn detach_all(&self) -> Result<(), BackendError> {
+        if let Self::Linux(backend) = self {
+            for container in backend.attached().await? {
+                backend.detach(container).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Says how packets are protected.
     pub(crate) const fn encryption(&self) -> &'static str {
         match self {
-            Self::Userspace(_) => "WireGuard in this process (boringtun)",
+            Self::Userspace(_) => "WireGuard in this process",
+            Self::Linux(backend) => match backend.tunnel() {
+                TunnelKind::Kernel => "WireGuard in the kernel",
+                TunnelKind::UserSpace => "WireGuard in this process, on a TUN device",
+            },
         }
     }
 
     /// Returns how many packets were dropped, by reason.
-    pub(crate) fn dropped(&self) -> impl Iterator<Item = (String, u64)> {
+    pub(crate) async fn dropped(&self) -> BTreeMap<String, u64> {
         let drops = match self {
             Self::Userspace(backend) => backend.drops(),
+            Self::Linux(backend) => backend.drops(),
         };
-        drops.iter().map(|(reason, count)| (reason.to_string(), count)).collect::<Vec<_>>().into_iter()
+        let mut counts: BTreeMap<String, u64> =
+            drops.iter().map(|(reason, count)| (reason.to_string(), count)).collect();
+        if let Self::Linux(backend) = self
+            && let Ok(status) = backend.status().await
+        {
+            for (reason, count) in status.drops {
+                *counts.entry(reason).or_default() += count;
+            }
+        }
+        counts.retain(|_, count| *count > 0);
+        counts
     }
 }

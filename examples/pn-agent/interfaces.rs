@@ -1,13 +1,14 @@
 //! Interfaces of the node's containers, as `pn start --netns` asks for them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use pn_core::{ApplyError, Change, ContainerId, ErrorKind, NodeId};
+use pn_core::{ApplyError, Change, ContainerId, ErrorKind, NodeId, NodePlan};
 use pn_examples::interface::{self, Interface, Progress};
 use pn_overlay::AgentStatus;
 use pn_store::{Registry, RegistryError, StoreError};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
@@ -16,54 +17,86 @@ use crate::data_plane::DataPlane;
 /// How long a container may take to be in an applied plan.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Makes the interfaces that are wanted, now and from now on.
-pub(crate) async fn run(
-    registry: Registry,
-    node: NodeId,
-    data_plane: DataPlane,
-    applied: watch::Receiver<AgentStatus>,
-) {
-    let mut made = BTreeMap::new();
-    loop {
-        if let Err(error) = follow(&registry, node, &data_plane, &applied, &mut made).await {
-            debug!(%error, "interfaces are followed anew");
-            sleep(Duration::from_millis(200)).await;
+/// The interfaces of a node.
+pub(crate) struct Interfaces {
+    pub(crate) registry: Registry,
+    pub(crate) node: NodeId,
+    pub(crate) data_plane: DataPlane,
+    /// What the agent is told, and what it has made of it.
+    pub(crate) plans: watch::Receiver<Option<NodePlan>>,
+    pub(crate) applied: watch::Receiver<AgentStatus>,
+}
+
+impl Interfaces {
+    /// Makes the interfaces that are wanted, now and from now on.
+    pub(crate) async fn run(self) {
+        let mut made = BTreeSet::new();
+        loop {
+            if let Err(error) = self.follow(&mut made).await {
+                debug!(%error, "interfaces are followed anew");
+                sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+
+    async fn follow(&self, made: &mut BTreeSet<ContainerId>) -> Result<(), StoreError> {
+        let store = &**self.registry.store();
+        let (revision, mut wanted) = interface::list(store, self.node).await?;
+        let mut changes = interface::watch(store, self.node, revision.next()).await?;
+        loop {
+            let mut tasks = JoinSet::new();
+            for (container, interface) in wanted.iter().filter(|(container, _)| !made.contains(*container)) {
+                let (container, interface) = (*container, interface.clone());
+                let (registry, data_plane, applied) =
+                    (self.registry.clone(), self.data_plane.clone(), self.applied.clone());
+                let node = self.node;
+                tasks.spawn(async move {
+                    make(&registry, node, &data_plane, applied, container, &interface)
+                        .await
+                        .map(|is_made| (container, is_made))
+                });
+            }
+            while let Some(task) = tasks.join_next().await {
+                if let Ok(task) = task
+                    && let (container, true) = task?
+                {
+                    made.insert(container);
+                }
+            }
+            self.let_go(made, &wanted).await;
+            match timeout(EVERY, changes.next()).await {
+                Ok(changed) => {
+                    changed?;
+                    wanted = interface::list(store, self.node).await?.1;
+                }
+                Err(_) => continue,
+            }
+        }
+    }
+
+    /// Lets go of the namespaces of containers that are gone: neither wanted nor in the plan that was applied, whole. That they
+    /// are not recorded any more is not enough, for that may be a mistake (L3).
+    async fn let_go(&self, made: &mut BTreeSet<ContainerId>, wanted: &BTreeMap<ContainerId, Interface>) {
+        let (status, plan) = (self.applied.borrow().clone(), self.plans.borrow().clone());
+        let is_whole = |plan: &NodePlan| status.held.is_empty() && status.announced == Some(plan.generation);
+        let Some(plan) = plan.filter(is_whole) else { return };
+        let mut gone: BTreeSet<ContainerId> = made.iter().filter(|id| !wanted.contains_key(*id)).copied().collect();
+        for network in plan.networks.values() {
+            for endpoint in &network.endpoints {
+                gone.remove(&endpoint.container);
+            }
+        }
+        for container in gone {
+            match self.data_plane.detach(container).await {
+                Ok(()) => drop(made.remove(&container)),
+                Err(error) => debug!(%container, error = pn_examples::chain(&error), "its namespace is kept"),
+            }
         }
     }
 }
 
-async fn follow(
-    registry: &Registry,
-    node: NodeId,
-    data_plane: &DataPlane,
-    applied: &watch::Receiver<AgentStatus>,
-    made: &mut BTreeMap<ContainerId, Interface>,
-) -> Result<(), StoreError> {
-    let store = &**registry.store();
-    let (revision, mut wanted) = interface::list(store, node).await?;
-    let mut changes = interface::watch(store, node, revision.next()).await?;
-    loop {
-        made.retain(|container, _| wanted.contains_key(container));
-        let new: Vec<_> =
-            wanted.iter().filter(|(id, _)| !made.contains_key(*id)).map(|(id, it)| (*id, it.clone())).collect();
-        let tasks = new.into_iter().map(|(container, interface)| {
-            let (registry, data_plane, applied) = (registry.clone(), data_plane.clone(), applied.clone());
-            tokio::spawn(async move {
-                let is_made = make(&registry, node, &data_plane, applied, container, &interface).await;
-                (container, interface, is_made)
-            })
-        });
-        for task in tasks.collect::<Vec<_>>() {
-            if let Ok((container, interface, is_made)) = task.await
-                && is_made?
-            {
-                made.insert(container, interface);
-            }
-        }
-        changes.next().await?;
-        wanted = interface::list(store, node).await?.1;
-    }
-}
+/// How often it is looked for containers that are gone.
+const EVERY: Duration = Duration::from_secs(1);
 
 /// Makes one interface, and its container ready; `false` where there is nothing to make any more.
 async fn make(

@@ -26,6 +26,7 @@ use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::data_plane::DataPlane;
+use crate::interfaces::Interfaces;
 
 /// What the agent can end with.
 pub(crate) type Error = Box<dyn StdError + Send + Sync>;
@@ -115,12 +116,20 @@ async fn run(options: Options) -> Result<(), Error> {
     let follower = Follower::new(session);
     let reporter = Reporter::new(follower.progress());
     let (source, plans) = report::shown(follower);
-    let servers: Vec<Arc<dyn DnsBackend>> = vec![names];
+    let servers: Vec<Arc<dyn DnsBackend>> = vec![names.clone()];
     let (agent, handle) = Agent::new(node, data_plane.overlay(), servers, AgentOptions::new(SystemClock.random()));
     let mut running = tokio::spawn(agent.run(source));
+    let interfaces = Interfaces {
+        registry: registry.clone(),
+        node,
+        data_plane: data_plane.clone(),
+        plans: plans.clone(),
+        applied: handle.subscribe(),
+    };
     let beside = [
+        tokio::spawn(report::age(names, handle.subscribe())),
         tokio::spawn(report::run(reporter, handle.subscribe(), plans.clone(), data_plane.clone())),
-        tokio::spawn(interfaces::run(registry.clone(), node, data_plane.clone(), handle.subscribe())),
+        tokio::spawn(interfaces.run()),
         tokio::spawn(drained::run(registry.clone(), plans)),
     ];
     notify(&[sd_notify::NotifyState::Ready]);
@@ -144,6 +153,9 @@ async fn run(options: Options) -> Result<(), Error> {
     }
     handle.shutdown(leave);
     running.await?;
+    if leave == Leave::Nothing {
+        data_plane.detach_all().await?;
+    }
     beside.iter().for_each(tokio::task::JoinHandle::abort);
     Ok(())
 }

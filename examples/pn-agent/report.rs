@@ -1,11 +1,13 @@
 //! What the node says about itself.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pn_core::{Followed, Generation, NodePlan, PlanSource};
+use pn_core::{Followed, Generation, NodePlan, PlanSource, Timestamp};
+use pn_dns::{Freshness, Names};
 use pn_overlay::AgentStatus;
-use pn_store::{Held, NodeStatus, Reporter};
+use pn_store::{Clock as _, Held, NodeStatus, Reporter, SystemClock};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::debug;
@@ -39,6 +41,20 @@ impl<S: PlanSource> PlanSource for Shown<S> {
     }
 }
 
+/// Tells the names how long nothing was heard, so that they are not answered for ever (D10).
+pub(crate) async fn age(names: Arc<Names>, mut agent: watch::Receiver<AgentStatus>) {
+    loop {
+        let since = agent.borrow_and_update().stale.as_ref().map_or(Timestamp::MAX, |stale| stale.since);
+        let silence = SystemClock.now().as_millis().saturating_sub(since.as_millis());
+        let silence = Duration::from_millis(silence);
+        let (stale, expired) = (Freshness::STALE_AFTER, Freshness::EXPIRED_AFTER);
+        names.set_freshness(Freshness::of_silence(silence, stale, expired));
+        if let Ok(Err(_)) = timeout(EVERY, agent.changed()).await {
+            return;
+        }
+    }
+}
+
 /// Reports whenever something changed, and every second.
 pub(crate) async fn run(
     mut reporter: Reporter,
@@ -49,7 +65,8 @@ pub(crate) async fn run(
     loop {
         let status = agent.borrow_and_update().clone();
         let plan = plans.borrow().clone().filter(|plan| Some(plan.generation) == status.announced);
-        if let Err(error) = reporter.report(node_status(&status, &data_plane), plan.as_ref()).await {
+        let node_status = node_status(&status, &data_plane).await;
+        if let Err(error) = reporter.report(node_status, plan.as_ref()).await {
             debug!(%error, "the status is reported later");
         }
         if let Ok(Err(_)) = timeout(EVERY, agent.changed()).await {
@@ -58,7 +75,7 @@ pub(crate) async fn run(
     }
 }
 
-fn node_status(agent: &AgentStatus, data_plane: &DataPlane) -> NodeStatus {
+async fn node_status(agent: &AgentStatus, data_plane: &DataPlane) -> NodeStatus {
     let applied = agent.announced.unwrap_or(Generation::ZERO);
     let mut status = NodeStatus::new(applied, agent.backend, data_plane.encryption());
     let held = agent.held.iter().map(|(network, held)| {
@@ -69,7 +86,7 @@ fn node_status(agent: &AgentStatus, data_plane: &DataPlane) -> NodeStatus {
     status.held = generation.map(|generation| Held { generation, reason });
     status.stale_since = agent.stale.as_ref().map(|stale| stale.since);
     status.failures = agent.failures.iter().map(|(object, failure)| format!("{object}: {}", failure.message)).collect();
-    status.counters = data_plane.dropped().filter(|(_, count)| *count > 0).collect();
+    status.counters = data_plane.dropped().await;
     status.counters.insert("repairs".to_owned(), agent.repairs);
     status
 }

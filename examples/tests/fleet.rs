@@ -1,5 +1,11 @@
 //! `pn` and `pn-agent` on several machines: real programs, a real etcd, and network namespaces for machines and containers.
 
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "tests fail where something is missing, and say what they did"
+)]
+
 #[path = "fleet/mod.rs"]
 mod machines;
 
@@ -42,20 +48,26 @@ impl Platform {
         let mut platform = Self { fleet, machines, agents: Vec::new(), etcd, store };
         for n in 0..count.into() {
             platform.agents.push(None);
-            platform.start_agent(n);
+            platform.start_agent(n, "userspace");
         }
-        wait_for("every agent has joined", || {
-            let nodes = platform.json(&["nodes"]);
-            let alive = nodes.as_array().unwrap().iter().filter(|node| node["alive"] == true).count();
-            if alive == usize::from(count) { Ok(()) } else { Err(nodes.to_string()) }
-        });
+        platform.wait_until_joined();
         platform
     }
 
-    fn start_agent(&mut self, n: usize) {
+    fn wait_until_joined(&self) {
+        let count = self.machines.len();
+        wait_for("every agent has joined", || {
+            let nodes = self.json(&["nodes"]);
+            let alive = nodes.as_array().unwrap().iter().filter(|node| node["alive"] == true).count();
+            if alive == count { Ok(()) } else { Err(nodes.to_string()) }
+        });
+    }
+
+    fn start_agent(&mut self, n: usize, backend: &str) {
         let machine = &self.machines[n];
         let mut agent = machine.command(env!("CARGO_BIN_EXE_pn-agent"));
         agent.args(["--store", &self.store, "--node", &format!("node{}", n + 1), "--lease", "3"]);
+        agent.args(["--backend", backend]);
         agent.args(["--underlay", &machine.address.to_string()]);
         agent.arg("--key-file").arg(self.fleet.dir.join(format!("node{}.key", n + 1)));
         agent.env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned()));
@@ -203,6 +215,42 @@ fn one_machine_needs_a_file_and_nothing_else() {
 }
 
 #[test]
+fn the_kernel_and_user_space_mix_in_one_network() {
+    if !is_root() {
+        return;
+    }
+    let mut platform = Platform::with_etcd(2);
+    platform.agents[1].take().unwrap().terminate();
+    platform.start_agent(1, "linux");
+    platform.wait_until_joined();
+    platform.shop();
+    let (in_user_space, _) = platform.container("my-app", "my-app-backend", 1);
+    let (in_the_kernel, _) = platform.container("my-app", "my-app-backend", 2);
+    let dir = platform.fleet.dir.clone();
+    let _servers = [in_user_space.serve(3000, "one", &dir), in_the_kernel.serve(3000, "two", &dir)];
+    let suffix = platform.suffix("my-app");
+    for (from, to, page) in [(&in_the_kernel, 1, "one"), (&in_user_space, 2, "two")] {
+        let url = format!("http://{to}.my-app-backend.{suffix}:3000/");
+        wait_for("they reach each other", || match from.fetch(&url) {
+            Ok(body) if body == page => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    }
+    let status = platform.json(&["status"]);
+    let of = |key: &str| status.as_array().unwrap().iter().map(|node| node[key].to_string()).collect::<Vec<_>>();
+    assert_ne!(of("backend")[0], of("backend")[1], "{status}");
+    // Stopped in good order, an agent leaves nothing in the kernel.
+    let node = platform.json(&["nodes"]).as_array().unwrap().iter().find(|node| node["name"] == "node2").unwrap()["id"]
+        .clone();
+    platform.agents[1].take().unwrap().terminate();
+    let left = std::fs::read_dir(Path::new("/run/private-networks").join(node.as_str().unwrap()));
+    let left: Vec<_> = left.into_iter().flatten().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
+    let links = succeed(platform.machines[1].command("ip").args(["-br", "link"]));
+    assert_eq!(links.lines().count(), 2, "only lo and eth0 are to be left: {links}");
+}
+
+#[test]
 fn bad_input_says_what_is_wrong_and_changes_nothing() {
     if !is_root() {
         return;
@@ -210,7 +258,7 @@ fn bad_input_says_what_is_wrong_and_changes_nothing() {
     let platform = Platform::with_sqlite();
     platform.shop();
     let before = platform.run(&["projects-details", "shop", "--format", "json"]);
-    let mut check = |arguments: &[&str], status: i32, message: &str| {
+    let check = |arguments: &[&str], status: i32, message: &str| {
         let complaint = fail(&mut platform.pn(arguments), status);
         assert!(complaint.contains(message), "{arguments:?}: {complaint}");
     };
@@ -276,7 +324,7 @@ fn an_agent_that_is_killed_comes_back_and_others_do_not_notice() {
     let stream = Stream::start(&backend, &waf, &format!("1.my-app-backend.{name}"), &dir);
     for _ in 0..3 {
         platform.agents[2].take().unwrap().kill();
-        platform.start_agent(2);
+        platform.start_agent(2, "userspace");
         let begun = Instant::now();
         let url = format!("http://2.my-app-backend.{name}:3000/");
         wait_for("the killed node is back", || waf.fetch(&url));

@@ -14,7 +14,7 @@ use pn_core::{
     BackendError, Capabilities, ContainerId, Encryption, ErrorKind, Generation, KeyScope, Limits, NodeId, NodePlan,
     PublicKey, Report,
 };
-use pn_dns::Names;
+use pn_dns::{Names, OtherNames};
 use pn_overlay::{DropCounters, PrivateKey, Tunnel};
 use tokio::net::UdpSocket;
 use tokio::runtime::Handle;
@@ -75,6 +75,7 @@ pub struct Builder {
     listen: SocketAddr,
     private_key: Option<PrivateKey>,
     resolver: Option<Arc<Names>>,
+    other_names: Option<Arc<dyn OtherNames>>,
     directory: PathBuf,
     namespace: Option<PathBuf>,
     tunnel: Option<TunnelKind>,
@@ -97,6 +98,12 @@ impl Builder {
     /// Sets the names that answer the DNS queries that containers send to their resolver's address. Without it, nobody does.
     pub fn resolver(mut self, names: Arc<Names>) -> Self {
         self.resolver = Some(names);
+        self
+    }
+
+    /// Sets who answers queries for names that are not ours. Without it, they are refused.
+    pub fn other_names(mut self, other_names: Arc<dyn OtherNames>) -> Self {
+        self.other_names = Some(other_names);
         self
     }
 
@@ -197,6 +204,7 @@ impl Builder {
             encryptor,
             nft,
             resolver: self.resolver,
+            other_names: self.other_names,
             runtime,
             limits: Limits::default(),
             applied: Generation::ZERO,
@@ -243,7 +251,7 @@ impl LinuxBackend {
     pub fn builder(node: NodeId) -> Builder {
         let listen = SocketAddr::from(([0, 0, 0, 0], 0));
         let directory = PathBuf::from(DIRECTORY);
-        Builder { node, listen, private_key: None, resolver: None, directory, namespace: None, tunnel: None }
+        Builder { node, listen, private_key: None, resolver: None, other_names: None, directory, namespace: None, tunnel: None }
     }
 
     /// Returns the underlay address it receives on.

@@ -13,7 +13,7 @@ use pn_core::{
     Action, BackendError, ContainerId, ErrorKind, Finding, Generation, Limits, NetworkId, NodeId, NodePlan, PublicKey,
     Report,
 };
-use pn_dns::{DnsServer, Names};
+use pn_dns::{DnsServer, Names, OtherNames};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -45,6 +45,7 @@ pub(crate) struct Worker {
     pub(crate) encryptor: Encryptor,
     pub(crate) nft: Nft,
     pub(crate) resolver: Option<Arc<Names>>,
+    pub(crate) other_names: Option<Arc<dyn OtherNames>>,
     pub(crate) runtime: Handle,
     pub(crate) limits: Limits,
     pub(crate) applied: Generation,
@@ -230,7 +231,12 @@ impl Worker {
             let object = format!("the resolver {address} of network {}", network.id);
             let server = bound.map_err(|source| error("bind", &object, source)).and_then(|(udp, tcp)| {
                 let _runtime = self.runtime.enter();
-                DnsServer::builder(network.id, Arc::clone(&resolver)).serve(udp, tcp)
+                let server = DnsServer::builder(network.id, Arc::clone(&resolver));
+                match &self.other_names {
+                    Some(other_names) => server.other_names(Arc::clone(other_names)),
+                    None => server,
+                }
+                .serve(udp, tcp)
             });
             match server {
                 Ok(server) => drop(self.servers.insert(network.id, (number, server))),

@@ -143,7 +143,7 @@ impl Container {
 
     /// Fetches a URL, and returns what came or what went wrong.
     pub(crate) fn fetch(&self, url: &str) -> Result<String, String> {
-        let output = self.command("curl").args(["-sS", "--max-time", "5", url]).output().unwrap();
+        let output = self.command("curl").args(["-sS", "--max-time", "1", url]).output().unwrap();
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
 }
@@ -157,10 +157,12 @@ impl Running {
         Self(command.stdin(Stdio::null()).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
     }
 
-    /// Sends a signal by its name.
-    pub(crate) fn signal(&self, signal: &str) {
-        let status = Command::new("kill").args(["-s", signal, &self.0.id().to_string()]).status().unwrap();
-        assert!(status.success(), "kill -s {signal}");
+    /// Asks the program to end, and waits until it has.
+    pub(crate) fn terminate(mut self) {
+        let id = self.0.id().to_string();
+        assert!(Command::new("kill").args(["-s", "TERM", &id]).status().unwrap().success());
+        let status = wait_for("it ends", || self.0.try_wait().unwrap().ok_or_else(|| "it runs".to_owned()));
+        assert!(status.success(), "{status}");
     }
 
     /// Kills the program as nothing can refuse.
