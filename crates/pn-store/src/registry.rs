@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use pn_core::{
     AppId, ApplyError, Change, Container, ContainerId, ContainerType, Formation, Generation, Network, NetworkId, Node,
-    Numbers, ProjectId, Record, Region, State,
+    NodeId, Numbers, ProjectId, Record, Region, State,
 };
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, sleep};
@@ -359,6 +359,23 @@ impl Registry {
         Ok(State::load(self.region.clone(), generation, records)?)
     }
 
+    /// Removes the containers of a project that are on a node and have drained long enough, and returns how many.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub async fn remove_drained(&self, project: ProjectId, node: NodeId) -> Result<usize, RegistryError> {
+        let state = self.project(project).await?;
+        let Some(network) = state.network_of(project).map(|network| network.id) else { return Ok(0) };
+        let mut removed = 0;
+        for id in state.drained(network, self.clock.now()) {
+            if state.container(id).is_some_and(|container| container.node == node) {
+                self.apply(Change::Remove(id)).await?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
     /// Reads the project of an app.
     ///
     /// # Errors
@@ -378,10 +395,7 @@ impl Registry {
     }
 
     /// Reads some nodes; those that are not there are left out.
-    pub(crate) async fn nodes(
-        &self,
-        nodes: impl IntoIterator<Item = pn_core::NodeId>,
-    ) -> Result<Vec<Node>, RegistryError> {
+    pub(crate) async fn nodes(&self, nodes: impl IntoIterator<Item = NodeId>) -> Result<Vec<Node>, RegistryError> {
         let keys: Vec<Key> = nodes.into_iter().map(layout::node).collect();
         let mut nodes = Vec::new();
         for entry in self.store.get(&keys).await?.entries.into_iter().flatten() {
