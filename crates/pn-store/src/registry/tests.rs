@@ -162,7 +162,7 @@ proptest! {
             }
             // Nothing is left of what is no more.
             let (_, entries) = store.list_all(&Key::all(), None).await.unwrap();
-            let image = layout::image(&state, state.records());
+            let image = layout::image(&state.records());
             let keys: Vec<&Key> =
                 entries.iter().map(|entry| &entry.key).filter(|key| !key.starts_with(&layout::heads())).collect();
             prop_assert_eq!(keys, image.keys().collect::<Vec<_>>());
