@@ -6,8 +6,8 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use pn_core::{
-    App, AppId, Change, ContainerId, ContainerType, Followed, NetworkId, NetworkRequest, Node, NodeId, PlanSource, Policy,
-    Project, ProjectId, PublicKey, Region, Slot, Terms, Timestamp,
+    App, AppId, Change, ContainerId, ContainerType, Followed, NetworkId, NetworkRequest, Node, NodeId, PlanSource,
+    Policy, Project, ProjectId, PublicKey, Region, Slot, Terms, Timestamp,
 };
 use pn_store::{Follower, Registry, StoreExt, connect};
 

@@ -251,7 +251,7 @@ struct Missing {
 fn missing(registry: &Registry, records: Vec<Record>, entries: &[Entry]) -> Result<Missing, RegistryError> {
     let backup = State::load(registry.region().clone(), Generation::ZERO, records)?;
     let there: BTreeMap<&Key, &[u8]> = entries.iter().map(|entry| (&entry.key, &*entry.value)).collect();
-    let image = layout::image(&backup, backup.records());
+    let image = layout::image(&backup.records());
     for (key, item) in image.iter().filter(|(key, _)| key.starts_with(&layout::all_claims())) {
         if let (Some(held), Item::Text(claimed)) = (there.get(key), item)
             && *held != claimed.as_bytes()
@@ -268,7 +268,7 @@ fn missing(registry: &Registry, records: Vec<Record>, entries: &[Entry]) -> Resu
     }));
     let both = State::load(registry.region().clone(), Generation::ZERO, both)?;
     // Ways to what is there may be missing, too.
-    let image = layout::image(&both, both.records());
+    let image = layout::image(&both.records());
     let mut missing = Missing { parts: Vec::new(), records: BTreeSet::new(), nexts: BTreeMap::new() };
     let mut by_project: BTreeMap<ProjectId, Puts> = BTreeMap::new();
     let (mut nodes, mut members, mut ways) = (Vec::new(), Vec::new(), Vec::new());

@@ -6,8 +6,7 @@ use core::str::FromStr;
 use std::collections::{BTreeMap, BTreeSet};
 
 use pn_core::{
-    App, AppId, ContainerId, NetworkId, Node, NodeId, Numbers, ProjectId, PublicKey, Record, Rest, State, Timestamp,
-    Vni,
+    AppId, ContainerId, NetworkId, Node, NodeId, Numbers, ProjectId, PublicKey, Record, Rest, State, Timestamp, Vni,
 };
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +51,10 @@ pub(crate) fn alive(id: NodeId) -> Key {
 
 pub(crate) fn member(node: NodeId, project: ProjectId) -> Key {
     key(&format!("member/{node}/{project}"))
+}
+
+pub(crate) fn members() -> Key {
+    key("member/")
 }
 
 pub(crate) fn memberships(node: NodeId) -> Key {
@@ -243,11 +246,51 @@ pub(crate) fn id_in<T: FromStr>(key: &Key, prefix: &Key) -> Option<T> {
     key.strip_prefix(prefix)?.split('/').next()?.parse().ok()
 }
 
+/// Which project apps and networks belong to.
+#[derive(Debug, Default)]
+pub(crate) struct Owners {
+    apps: BTreeMap<AppId, ProjectId>,
+    networks: BTreeMap<NetworkId, ProjectId>,
+}
+
+impl Owners {
+    pub(crate) fn of(records: &[Record]) -> Self {
+        let mut owners = Self::default();
+        for record in records {
+            match record {
+                Record::App(app) => drop(owners.apps.insert(app.id, app.project)),
+                Record::Network(network) => drop(owners.networks.insert(network.id, network.project)),
+                Record::Project(_)
+                | Record::Node(_)
+                | Record::Container(_)
+                | Record::Rest(_)
+                | Record::Next(..)
+                | _ => (),
+            }
+        }
+        owners
+    }
+
+    /// Returns the projects of records, each with the nodes that its containers are on.
+    pub(crate) fn hosts(&self, records: &[Record]) -> BTreeSet<(ProjectId, NodeId)> {
+        let host = |record: &Record| match record {
+            Record::Container(container) => Some((*self.apps.get(&container.slot.app())?, container.node)),
+            Record::Project(_) | Record::Node(_) | Record::App(_) | Record::Network(_) | Record::Rest(_) | _ => None,
+        };
+        records.iter().filter_map(host).collect()
+    }
+}
+
 /// Returns what the keys of a state hold, heads aside.
-pub(crate) fn image(state: &State, records: impl IntoIterator<Item = Record>) -> Image {
+pub(crate) fn image(records: &[Record]) -> Image {
+    image_of(&Owners::of(records), records)
+}
+
+/// Returns what the keys hold that some records of a state are kept in.
+pub(crate) fn image_of(owners: &Owners, records: &[Record]) -> Image {
     let mut image = Image::new();
     for record in records {
-        insert(&mut image, state, record);
+        insert(&mut image, owners, record);
     }
     image
 }
@@ -255,7 +298,7 @@ pub(crate) fn image(state: &State, records: impl IntoIterator<Item = Record>) ->
 /// Returns the records of a project by their keys.
 pub(crate) fn project_records(state: &State, id: ProjectId) -> BTreeMap<Key, Record> {
     let prefix = project(id);
-    let items = image(state, state.records_of(id)).into_iter().filter(|(key, _)| key.starts_with(&prefix));
+    let items = image(&state.records_of(id)).into_iter().filter(|(key, _)| key.starts_with(&prefix));
     items.filter_map(|(key, item)| if let Item::Record(record) = item { Some((key, record)) } else { None }).collect()
 }
 
@@ -266,9 +309,9 @@ pub(crate) fn hosts<'a>(records: impl IntoIterator<Item = &'a Record>) -> BTreeS
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "a kind that is newer than this has no key")]
-fn insert(image: &mut Image, state: &State, record: Record) {
+fn insert(image: &mut Image, owners: &Owners, record: &Record) {
     let mut text = |key: Key, id: String| image.insert(key, Item::Text(id));
-    let main = match &record {
+    let main = match record {
         Record::Project(of) => [project(of.id).as_str(), "record"].concat(),
         Record::App(of) => {
             text(app(of.id), of.project.to_string());
@@ -284,20 +327,20 @@ fn insert(image: &mut Image, state: &State, record: Record) {
             node(of.id).to_string()
         }
         Record::Container(of) => {
-            let Some(App { project, .. }) = state.app(of.slot.app()) else { return };
+            let Some(project) = owners.apps.get(&of.slot.app()) else { return };
             text(container(of.id), project.to_string());
             text(member(of.node, *project), project.to_string());
             address(*project, of.address).to_string()
         }
         Record::Rest(Rest::Address { network, address: resting, .. }) => {
-            let Some(network) = state.network(*network) else { return };
-            address(network.project, *resting).to_string()
+            let Some(project) = owners.networks.get(network) else { return };
+            address(*project, *resting).to_string()
         }
         Record::Rest(Rest::Vni { vni: resting, network: of, since }) => {
             text(vni(resting.get()), String::new());
             let at = resting_vni(*since, *resting);
             // A network may have come back with another VNI.
-            if state.network(*of).is_none() {
+            if !owners.networks.contains_key(of) {
                 text(network(*of), at.to_string());
             }
             at.to_string()
@@ -307,7 +350,7 @@ fn insert(image: &mut Image, state: &State, record: Record) {
         Record::Next(Numbers::Addresses(_), _) => return,
         _ => return,
     };
-    image.insert(key(&main), Item::Record(record));
+    image.insert(key(&main), Item::Record(record.clone()));
 }
 
 /// What is to be put and deleted so that the keys hold `after` instead of `before`.

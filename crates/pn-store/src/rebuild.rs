@@ -160,7 +160,7 @@ impl Registry {
             together.into_iter().filter(|(name, _)| !recorded.contains(name)).map(|(_, (_, record))| record).collect();
         let both = known.into_iter().chain(missing);
         let state = State::load(self.region().clone(), Generation::ZERO, both)?;
-        let image = layout::image(&state, state.records());
+        let image = layout::image(&state.records());
         let mut missing: Vec<Record> = image
             .into_iter()
             .filter(|(key, _)| !there.contains(key))

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use pn_core::{
     AppId, ApplyError, Change, Container, ContainerId, ContainerType, Formation, Generation, Network, NetworkId, Node,
-    Numbers, ProjectId, Record, Region, State,
+    NodeId, Numbers, ProjectId, Record, Region, State,
 };
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, sleep};
@@ -236,7 +236,8 @@ impl Registry {
         {
             return Ok(Attempt::Made(Box::new(Applied { revision: share.revision, state: share.state })));
         }
-        let before = share.state.clone();
+        // Only scaling down may have to be done in steps.
+        let before = matches!(change, Change::Scale { .. }).then(|| share.state.clone());
         if let Err(refused) = share.state.apply(self.clock.now(), change.clone()) {
             return match self.is_still_so(&share).await? {
                 true => Err(refused.into()),
@@ -249,7 +250,7 @@ impl Registry {
         }
         let count = transaction.operations.len();
         if count > MOST_WRITES {
-            return first(&before, change).map(Attempt::First).ok_or_else(|| {
+            return before.and_then(|before| first(&before, change)).map(Attempt::First).ok_or_else(|| {
                 let what = format!("a change of {count} keys: {MOST_WRITES} at most");
                 StoreError::new(StoreErrorKind::TooLarge, "commit", what).into()
             });
@@ -359,6 +360,23 @@ impl Registry {
         Ok(State::load(self.region.clone(), generation, records)?)
     }
 
+    /// Removes the containers of a project that are on a node and have drained long enough, and returns how many.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub async fn remove_drained(&self, project: ProjectId, node: NodeId) -> Result<usize, RegistryError> {
+        let state = self.project(project).await?;
+        let Some(network) = state.network_of(project).map(|network| network.id) else { return Ok(0) };
+        let mut removed = 0;
+        for id in state.drained(network, self.clock.now()) {
+            if state.container(id).is_some_and(|container| container.node == node) {
+                self.apply(Change::Remove(id)).await?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
     /// Reads the project of an app.
     ///
     /// # Errors
@@ -378,10 +396,7 @@ impl Registry {
     }
 
     /// Reads some nodes; those that are not there are left out.
-    pub(crate) async fn nodes(
-        &self,
-        nodes: impl IntoIterator<Item = pn_core::NodeId>,
-    ) -> Result<Vec<Node>, RegistryError> {
+    pub(crate) async fn nodes(&self, nodes: impl IntoIterator<Item = NodeId>) -> Result<Vec<Node>, RegistryError> {
         let keys: Vec<Key> = nodes.into_iter().map(layout::node).collect();
         let mut nodes = Vec::new();
         for entry in self.store.get(&keys).await?.entries.into_iter().flatten() {
@@ -413,19 +428,52 @@ pub(crate) fn records(entries: &[crate::Entry]) -> Result<Vec<Record>, RegistryE
     Ok(records)
 }
 
+/// Returns what is to be put and deleted so that the store has other records than it had.
+fn difference(share: &Share, records: &[Record]) -> (Vec<(Key, Item)>, Vec<Key>) {
+    let (before, after) = (layout::Owners::of(&share.records), layout::Owners::of(records));
+    // Records are in order, so most that did not change stand at both ends.
+    let (mut old, mut new) = (&share.records[..], records);
+    while let ([one, olds @ ..], [other, news @ ..]) = (old, new)
+        && one == other
+        && !share.is_linked
+    {
+        (old, new) = (olds, news);
+    }
+    while let ([olds @ .., one], [news @ .., other]) = (old, new)
+        && one == other
+        && !share.is_linked
+    {
+        (old, new) = (olds, news);
+    }
+    let (mut old, mut new) = (layout::image_of(&before, old), layout::image_of(&after, new));
+    for key in &share.foreign {
+        old.remove(key);
+        new.remove(key);
+    }
+    // Several containers share a membership.
+    let prefix = layout::members();
+    old.retain(|key, _| !key.starts_with(&prefix));
+    new.retain(|key, _| !key.starts_with(&prefix));
+    let (before, after) = (before.hosts(&share.records), after.hosts(records));
+    let (mut puts, mut deleted) = layout::difference(&old, new);
+    let member = |(project, node): &(ProjectId, NodeId)| layout::member(*node, *project);
+    puts.extend(after.difference(&before).map(|host| (member(host), Item::Text(host.0.to_string()))));
+    deleted.extend(before.difference(&after).map(member));
+    (puts, deleted)
+}
+
 /// Makes the transaction that brings the store from what was read to the share's state, and the heads that it puts.
 fn write(share: &Share, mark: &str) -> (Transaction, BTreeMap<ProjectId, Head>) {
-    let mut after = layout::image(&share.state, share.state.records());
-    share.foreign.iter().for_each(|key| drop(after.remove(key)));
+    let records = share.state.records();
     let mut nexts: BTreeMap<NetworkId, u32> = BTreeMap::new();
-    for record in share.state.records() {
+    for record in &records {
         if let Record::Next(Numbers::Addresses(network), next) = record {
-            nexts.insert(network, next);
+            nexts.insert(*network, *next);
         }
     }
-    let gone: Vec<Key> = share.heads.keys().map(|project| layout::addresses(*project)).collect();
-    let gone: Vec<Key> = gone.into_iter().filter(|prefix| !after.keys().any(|key| key.starts_with(prefix))).collect();
-    let (puts, mut deleted) = layout::difference(&share.image, after);
+    let (puts, mut deleted) = difference(share, &records);
+    let gone = share.heads.keys().filter(|project| share.state.network_of(**project).is_none());
+    let gone: Vec<Key> = gone.map(|project| layout::addresses(*project)).collect();
     let mut transaction = Transaction::new();
     for prefix in gone {
         let count = deleted.len();

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How often the file is looked at for what other processes did: watches hear of it after this at the latest.
-const POLL: Duration = Duration::from_millis(10);
+const POLL: Duration = Duration::from_millis(20);
 
 /// How often leases are looked at.
 const EXPIRY: Duration = Duration::from_millis(100);
@@ -159,13 +159,18 @@ fn work(mut connection: Connection, jobs: &mpsc::Receiver<Job>, current: &watch:
                 Err(fault) => tracing::debug!(?fault, "leases could not be looked at"),
             }
         }
-        let version = connection.pragma_query_value(None, "data_version", |row| row.get::<_, i64>(0)).ok();
+        let version = version(&connection).ok();
         if version != seen || seen.is_none() {
             let Ok((revision, _)) = database::revisions(&connection) else { continue };
             seen = version;
             current.send_if_modified(|current| core::mem::replace(current, revision) != revision);
         }
     }
+}
+
+/// Returns a number that changes with what other connections write.
+fn version(connection: &Connection) -> Result<i64, rusqlite::Error> {
+    connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
 }
 
 /// Ends the leases whose time is over, and returns how many.

@@ -21,6 +21,9 @@ const DOUBT: Duration = Duration::from_millis(500);
 /// How long changes are gathered that come at once.
 const GATHER: Duration = Duration::from_millis(2);
 
+/// How long a store may take to answer before it is said to be lost.
+const SILENCE: Duration = Duration::from_secs(1);
+
 /// How long to wait between attempts to reach the store, at first and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
@@ -124,7 +127,22 @@ impl Task {
 
     /// Reads the share and follows it until that ends.
     async fn follow(&mut self) -> End {
-        let mut following = match self.begin().await {
+        let (words, was_lost) = (Arc::clone(&self.words), self.is_lost);
+        let mut is_silent = false;
+        let begun = {
+            let mut begin = core::pin::pin!(self.begin());
+            tokio::select! {
+                begun = &mut begin => begun,
+                // A store that is gone may let one wait for long before it is known.
+                () = sleep(SILENCE), if !was_lost => {
+                    words.say(Followed::Lost("the store does not answer".to_owned()));
+                    is_silent = true;
+                    begin.await
+                }
+            }
+        };
+        self.is_lost |= is_silent;
+        let mut following = match begun {
             Ok(following) => following,
             Err(end) => return end,
         };

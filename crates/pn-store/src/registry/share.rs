@@ -10,7 +10,7 @@ use pn_core::{
 
 use super::cache::Project;
 use super::{Registry, RegistryError};
-use crate::layout::{self, Head, Image, Seen};
+use crate::layout::{self, Head, Seen};
 use crate::{Entry, Key, Listing, Precondition, Reading, Revision, StoreExt};
 
 /// How many networks a node may be in when what they all depend on changes.
@@ -20,8 +20,10 @@ const MOST_NETWORKS: usize = 50;
 #[derive(Debug)]
 pub(super) struct Share {
     pub(super) state: State,
-    /// What the keys hold that records of the state are kept in.
-    pub(super) image: Image,
+    /// What is recorded in the store.
+    pub(super) records: Vec<Record>,
+    /// Whether records lead to each other, so that one that changes may change what keys of others hold.
+    pub(super) is_linked: bool,
     pub(super) heads: BTreeMap<ProjectId, Head>,
     /// Every key that was asked for, and that the decision may depend on.
     pub(super) asked: Seen,
@@ -135,6 +137,7 @@ struct Reader<'a> {
     /// Keys that are as they are whatever the records say.
     foreign: Vec<Key>,
     is_mixed: bool,
+    is_linked: bool,
 }
 
 /// What came of reading.
@@ -164,6 +167,7 @@ impl Registry {
             reserved: Vec::new(),
             foreign: Vec::new(),
             is_mixed: false,
+            is_linked: names.takes_vni || names.gives_vni,
         };
         let nodes: Vec<Key> = names.nodes.iter().map(|node| layout::node(*node)).collect();
         let heads: Vec<Key> = projects.iter().map(|project| layout::head(*project)).collect();
@@ -412,10 +416,9 @@ impl Reader<'_> {
     fn finish(self, region: &Region) -> Result<Share, RegistryError> {
         let mut state = State::load(region.clone(), Generation::ZERO, self.records)?;
         self.reserved.into_iter().for_each(|vni| state.reserve_vni(vni));
-        let mut image = layout::image(&state, state.records());
-        self.foreign.iter().for_each(|key| drop(image.remove(key)));
-        let Self { heads, asked, projects, listed, revision, also, is_mixed, foreign, .. } = self;
-        Ok(Share { state, image, heads, asked, projects, listed, revision, foreign, also, is_mixed })
+        let records = state.records();
+        let Self { heads, asked, projects, listed, revision, also, is_mixed, is_linked, foreign, .. } = self;
+        Ok(Share { state, records, is_linked, heads, asked, projects, listed, revision, foreign, also, is_mixed })
     }
 }
 

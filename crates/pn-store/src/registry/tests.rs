@@ -162,7 +162,7 @@ proptest! {
             }
             // Nothing is left of what is no more.
             let (_, entries) = store.list_all(&Key::all(), None).await.unwrap();
-            let image = layout::image(&state, state.records());
+            let image = layout::image(&state.records());
             let keys: Vec<&Key> =
                 entries.iter().map(|entry| &entry.key).filter(|key| !key.starts_with(&layout::heads())).collect();
             prop_assert_eq!(keys, image.keys().collect::<Vec<_>>());
@@ -171,4 +171,121 @@ proptest! {
             Ok(())
         })?;
     }
+}
+
+fn start(container: u32, app: u128, index: u32, on: u8) -> Change {
+    let slot = Slot::new(AppId::from_u128(app), ContainerType::web(), index).unwrap();
+    Change::Start { container: ContainerId::from_u128(container.into()), slot, node: node(on) }
+}
+
+/// A registry over an empty store, with nodes 1 and 2 and one network with an app of 300 containers at most.
+async fn begun() -> (MemoryStore, Registry) {
+    let store = MemoryStore::new();
+    let registry = Registry::new(Arc::new(store.clone()), Region::default());
+    make(&registry, 1).await;
+    (store, registry)
+}
+
+async fn make(registry: &Registry, n: u8) {
+    let app = AppId::from_u128(n.into());
+    for change in [
+        Change::AddProject(Project::new(project(n), "p".parse().unwrap())),
+        Change::EnablePrivateNetwork(NetworkRequest::new(project(n), NetworkId::from_u128(n.into()), terms())),
+        Change::AddApp(App::new(app, project(n), "a".parse().unwrap())),
+        Change::Scale { app, formation: "web:300".parse().unwrap() },
+    ] {
+        registry.apply(change).await.unwrap();
+    }
+    for n in 1..=2 {
+        drop(registry.apply(Change::AddNode(some_node(n, 1, 1))).await);
+    }
+}
+
+#[tokio::test]
+async fn scaling_down_by_more_than_a_transaction_holds_is_done_in_steps() {
+    let (_, registry) = begun().await;
+    let app = AppId::from_u128(1);
+    for n in 1..=250 {
+        registry.apply(start(n, 1, n, 1)).await.unwrap();
+    }
+    registry.apply(Change::Scale { app, formation: "web:3".parse().unwrap() }).await.unwrap();
+    let state = registry.state().await.unwrap();
+    let live = state.containers(NetworkId::from_u128(1)).filter(Container::is_live);
+    assert_eq!(live.count(), 3);
+    assert_eq!(state.app(app).unwrap().formation.to_string(), "web:3");
+}
+
+#[tokio::test]
+async fn a_network_is_taken_away_whole_however_many_addresses_rest() {
+    let (store, registry) = begun().await;
+    for n in 1..=250 {
+        registry.apply(start(n, 1, n, 1)).await.unwrap();
+    }
+    for n in 1..=250 {
+        registry.apply(Change::Fail(ContainerId::from_u128(n))).await.unwrap();
+    }
+    registry.apply(Change::RemoveApp(AppId::from_u128(1))).await.unwrap();
+    registry.apply(Change::DisablePrivateNetwork(project(1))).await.unwrap();
+    registry.apply(Change::RemoveProject(project(1))).await.unwrap();
+    let (_, left) = store.list_all(&layout::projects(), None).await.unwrap();
+    assert_eq!(left, []);
+}
+
+#[tokio::test]
+async fn a_node_in_too_many_networks_keeps_its_mtu() {
+    let (_, registry) = begun().await;
+    for n in 2..=60 {
+        make(&registry, n).await;
+    }
+    let mut small = some_node(1, 1, 1);
+    small.underlay_mtu = 1400;
+    for n in 1..=50 {
+        registry.apply(start(n, n.into(), 1, 1)).await.unwrap();
+        registry.apply(start(100 + n, n.into(), 2, 2)).await.unwrap();
+    }
+    registry.apply(Change::UpdateNode(small.clone())).await.unwrap();
+    registry.apply(start(51, 51, 1, 1)).await.unwrap();
+    small.underlay_mtu = 1500;
+    let error = registry.apply(Change::UpdateNode(small.clone())).await.unwrap_err();
+    assert!(matches!(error, RegistryError::TooManyNetworks { networks: 51, most: 50, .. }), "{error}");
+    // What networks do not ask about may change.
+    small.underlay_mtu = 1400;
+    small.registration = 9;
+    registry.apply(Change::UpdateNode(small)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_is_named_and_nothing_written() {
+    for (key, value, expected) in [
+        ("project/{}/network", "{\"version\":3}", "a document of version 3: this release reads versions 1 to 2"),
+        ("project/{}/network", "\u{1}", "not a document"),
+        ("head/{}", "{}", "not a head"),
+        ("head/{}", "{\"version\":2,\"next\":1,\"recent\":[]}", "a head of version 2: this release reads version 1"),
+        ("app/ap-00000000-0000-0000-0000-000000000001", "me", "\"me\" is not"),
+    ] {
+        let (store, _) = begun().await;
+        let key: Key = key.replace("{}", &project(1).to_string()).parse().unwrap();
+        store.commit(Transaction::new().put(key.clone(), value)).await.unwrap();
+        let before = store.list_all(&Key::all(), None).await.unwrap();
+        let registry = Registry::new(Arc::new(store.clone()), Region::default());
+        let error = registry.apply(start(1, 1, 1, 1)).await.unwrap_err();
+        let RegistryError::Record { key: named, source } = &error else { panic!("{error:?}") };
+        assert!(*named == key && source.to_string().contains(expected), "{error}: {source}");
+        assert_eq!(store.list_all(&Key::all(), None).await.unwrap(), before);
+    }
+}
+
+#[tokio::test]
+async fn what_has_drained_is_removed_where_it_is() {
+    let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1), 1));
+    let (_, registry) = begun().await;
+    let registry = registry.with_clock(clock.clone());
+    for n in 1..=4 {
+        registry.apply(start(n, 1, n, 1 + (n % 2) as u8)).await.unwrap();
+        registry.apply(Change::Stop(ContainerId::from_u128(n.into()))).await.unwrap();
+    }
+    assert_eq!(registry.remove_drained(project(1), node(1)).await.unwrap(), 0);
+    clock.set(Timestamp::from_millis(5001));
+    assert_eq!(registry.remove_drained(project(1), node(1)).await.unwrap(), 2);
+    assert_eq!(registry.state().await.unwrap().containers(NetworkId::from_u128(1)).count(), 2);
 }
