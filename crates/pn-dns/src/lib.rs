@@ -19,14 +19,14 @@ pub mod hosts_file;
 #[cfg(feature = "peers")]
 #[cfg_attr(
     not(all(feature = "dynamic-update", feature = "transfer")),
-    allow(dead_code, reason = "each of the two needs a part of it")
+    allow(dead_code, unused_imports, reason = "each of the two needs a part of it")
 )]
 mod messages;
 pub mod names;
 pub mod other_names;
 pub mod rcode;
 #[cfg(any(feature = "files", feature = "peers"))]
-#[cfg_attr(not(feature = "peers"), allow(dead_code, reason = "files are text, and messages are octets"))]
+#[cfg_attr(not(feature = "dynamic-update"), allow(dead_code, reason = "files are text, and messages are octets"))]
 mod records;
 #[cfg(feature = "server")]
 pub mod server;

@@ -1,3 +1,5 @@
+use domain::rdata::AllRecordData;
+
 use super::*;
 
 impl Request {
