@@ -6,9 +6,10 @@ use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
 use pn_core::{
-    App, AppId, Change, ContainerId, NetworkId, NetworkRequest, Node, NodeId, Project, ProjectId, PublicKey, Region,
+    App, AppId, Change, ContainerId, Families, NetworkId, NetworkRequest, Node, NodeId, Project, ProjectId, PublicKey, Region,
     Slot, State, Terms, Timestamp, Transport,
 };
+use pn_dns::answer::answer_fully;
 use pn_dns::{View, Zone, answer, stub};
 
 /// A network with two apps, several types, and more containers of one than fit into a datagram.
@@ -20,7 +21,9 @@ static ZONE: LazyLock<Zone> = LazyLock::new(|| {
     let mut state = State::new(Region::default());
     let mut apply = |change| state.apply(now, change).expect("a valid change");
     apply(Change::AddProject(Project::new(project, "p".parse().expect("a label"))));
-    apply(Change::EnablePrivateNetwork(NetworkRequest::new(project, network, terms)));
+    let mut request = NetworkRequest::new(project, network, terms);
+    request.families = Families::DualStack;
+    apply(Change::EnablePrivateNetwork(request));
     apply(Change::AddNode(Node::new(node, "node".parse().expect("a label"), "192.0.2.1:51820".parse().expect("an address"), "100.64.0.1".parse().expect("an address"), PublicKey::new([1; 32]))));
     let mut container = 0;
     for (n, formation) in [(1, "web:100 worker:1 1:2"), (2, "web:0 idle:0")] {
@@ -37,6 +40,8 @@ static ZONE: LazyLock<Zone> = LazyLock::new(|| {
             }
         }
     }
+    let (app, container_type) = (AppId::from_u128(1), "worker".parse().expect("a label"));
+    apply(Change::DeclarePorts { app, container_type, ports: "3000/tcp 53/udp".parse().expect("ports") });
     let zones = state.plan().zones();
     Zone::new(Arc::clone(&zones.zones[&network]), zones.serial())
 });
@@ -48,6 +53,8 @@ fuzz_target!(|query: &[u8]| {
             assert!(query.len() < 12 || query[2] & 0x80 != 0, "silence only for what is no query");
             continue;
         };
+        let mut rng = fastrand::Rng::with_seed(query.len() as u64);
+        assert_eq!(answer_fully(View::of(&ZONE), transport, query, &mut rng), Some(reply.clone()), "both ways are one");
         assert!((12..=bound).contains(&reply.len()), "{} octets", reply.len());
         assert_eq!(reply[..2], query[..2], "the id is the query's");
         assert_ne!(reply[2] & 0x80, 0, "a reply says that it is one");

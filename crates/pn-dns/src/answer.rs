@@ -90,6 +90,14 @@ pub fn answer(view: View<'_>, transport: Transport, query: &[u8], rng: &mut Rng)
     }
 }
 
+/// Answers as [`answer`] does, without the quick way for plain questions: for those who compare the two.
+#[cfg(fuzzing)]
+pub fn answer_fully(view: View<'_>, transport: Transport, query: &[u8], rng: &mut Rng) -> Option<Vec<u8>> {
+    let mut reply = Vec::new();
+    let verdict = respond_fully(&view, transport, query, rng, &mut reply);
+    (verdict != Verdict::Silence).then_some(reply)
+}
+
 /// Writes the reply to one query in place of what is in `reply`. Plain questions take the quick way.
 pub(crate) fn respond(
     view: &View<'_>,

@@ -128,11 +128,13 @@ impl Counts {
         Count::all().map(|count| (count, self.get(count)))
     }
 
+    #[cfg(feature = "server")]
     pub(crate) const fn add(&mut self, count: Count) {
         self.0[count.place()] += 1;
     }
 
     /// Counts a reply by what it says.
+    #[cfg(feature = "server")]
     pub(crate) fn add_reply(&mut self, transport: Transport, reply: &[u8]) {
         counted(transport, reply, |count| self.add(count));
     }
@@ -165,6 +167,7 @@ impl Counters {
     }
 
     /// Adds what one thread counted for itself.
+    #[cfg(feature = "server")]
     pub(crate) fn add_all(&self, counts: &Counts) {
         for (sum, more) in self.0.iter().zip(counts.0).filter(|(_, more)| *more > 0) {
             sum.fetch_add(more, Ordering::Relaxed);
@@ -201,7 +204,7 @@ fn is_bad_version(reply: &[u8]) -> bool {
     reply.get(6..12) == Some(&[0, 0, 0, 0, 0, 1]) && reply.windows(6).any(|window| window == [0, 0, 41, 0x04, 0xd0, 1])
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod tests {
     use super::*;
 

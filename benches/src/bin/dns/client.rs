@@ -115,51 +115,74 @@ impl Inbox {
     }
 }
 
-/// Asks as fast as the server answers, for some time.
-pub(crate) fn blast(server: SocketAddr, queries: &mut [Vec<u8>], duration: Duration) -> io::Result<Run> {
-    let mut sockets = (0..SOCKETS).map(|_| open(server)).collect::<io::Result<Vec<_>>>()?;
-    let (mut run, mut inbox) = (Run::default(), Inbox::new());
-    let (mut next, mut id, begin) = (0, 0u16, Instant::now());
-    loop {
-        let now = Instant::now();
-        if now - begin >= duration {
-            break;
-        }
-        let mut idle = true;
-        for socket in &mut sockets {
-            let room = (WINDOW - socket.under_way).min(queries.len());
+/// Questions under way on several sockets, each replaced as soon as it is answered.
+pub(crate) struct Load<'q> {
+    sockets: Vec<Socket>,
+    window: usize,
+    queries: &'q mut [Vec<u8>],
+    next: usize,
+    id: u16,
+    inbox: Inbox,
+    pub(crate) run: Run,
+}
+
+impl<'q> Load<'q> {
+    /// Prepares so many sockets with so many questions each.
+    pub(crate) fn new(
+        server: SocketAddr,
+        (sockets, window): (usize, usize),
+        queries: &'q mut [Vec<u8>],
+    ) -> io::Result<Self> {
+        let sockets = (0..sockets).map(|_| open(server)).collect::<io::Result<Vec<_>>>()?;
+        Ok(Self { sockets, window, queries, next: 0, id: 0, inbox: Inbox::new(), run: Run::default() })
+    }
+
+    /// Sends what may be sent and receives what is there, on each socket once; returns whether anything was there.
+    pub(crate) fn turn(&mut self) -> bool {
+        let (now, mut any) = (Instant::now(), false);
+        for socket in &mut self.sockets {
+            let room = self.window.saturating_sub(socket.under_way);
             if room > 0 {
-                if next + room > queries.len() {
-                    next = 0;
+                if self.next + room > self.queries.len() {
+                    self.next = 0;
                 }
-                let batch = &mut queries[next..next + room];
+                let batch = &mut self.queries[self.next..][..room];
                 for query in &mut *batch {
-                    id = id.wrapping_add(1);
-                    query[..2].copy_from_slice(&id.to_be_bytes());
+                    self.id = self.id.wrapping_add(1);
+                    query[..2].copy_from_slice(&self.id.to_be_bytes());
                 }
                 let batch: Vec<&[u8]> = batch.iter().map(Vec::as_slice).collect();
                 let sent = send(&socket.udp, &batch);
                 socket.under_way += sent;
-                run.sent += sent as u64;
-                next += sent;
+                self.run.sent += sent as u64;
+                self.next += sent;
             }
-            let replies = inbox.receive(&socket.udp);
+            let replies = self.inbox.receive(&socket.udp);
             let count = replies.len();
-            replies.for_each(|reply| run.count(reply));
+            replies.for_each(|reply| self.run.count(reply));
             if count > 0 {
-                (idle, socket.last) = (false, now);
+                (any, socket.last) = (true, now);
                 socket.under_way = socket.under_way.saturating_sub(count);
             } else if socket.under_way > 0 && now - socket.last > PATIENCE {
-                run.lost += socket.under_way as u64;
+                self.run.lost += socket.under_way as u64;
                 (socket.under_way, socket.last) = (0, now);
             }
         }
-        if idle {
-            wait(&sockets);
+        any
+    }
+}
+
+/// Asks as fast as the server answers, for some time.
+pub(crate) fn blast(server: SocketAddr, queries: &mut [Vec<u8>], duration: Duration) -> io::Result<Run> {
+    let mut load = Load::new(server, (SOCKETS, WINDOW), queries)?;
+    let begin = Instant::now();
+    while begin.elapsed() < duration {
+        if !load.turn() {
+            wait(&load.sockets);
         }
     }
-    run.seconds = begin.elapsed().as_secs_f64();
-    Ok(run)
+    load.run.seconds = begin.elapsed().as_secs_f64();
+    Ok(load.run)
 }
 
 fn wait(sockets: &[Socket]) {

@@ -18,15 +18,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
 use comfy_table::{Table, presets};
 use serde_json::{Map, Value, json};
 
-use self::client::Run;
+use self::client::{Load, Run};
 use self::peers::{Server, Updates, find};
 use self::process::{Running, Setup};
 
@@ -85,7 +83,7 @@ fn quantile(values: &[f64], share: f64) -> Option<f64> {
 }
 
 /// The figures, in the order in which they are shown.
-const FIGURES: [(&str, &str, usize); 12] = [
+const FIGURES: [(&str, &str, usize); 13] = [
     ("qps", "answers/s", 0),
     ("dnsperf_qps", "by dnsperf", 0),
     ("rate", "steady rate", 0),
@@ -98,6 +96,7 @@ const FIGURES: [(&str, &str, usize); 12] = [
     ("update_p99_ms", "p99 ms", 2),
     ("loaded_update_ms", "loaded p50 ms", 2),
     ("loaded_update_p99_ms", "p99 ms", 2),
+    ("lost_in_updates", "lost then", 0),
 ];
 
 fn main() -> io::Result<()> {
@@ -259,22 +258,11 @@ fn check(server: Server, run: Run) -> io::Result<()> {
 }
 
 fn updates(count: u32, running: &mut Running, questions: &mut [Vec<u8>], figures: &mut Figures) -> io::Result<()> {
-    let idle = update::visible_ms(running, 1, count)?;
-    let (address, done) = (running.address, Arc::new(AtomicBool::new(false)));
-    let loaded = std::thread::scope(|scope| {
-        let stop = Arc::clone(&done);
-        let load = scope.spawn(move || {
-            let mut lost = 0;
-            while !stop.load(Ordering::Relaxed) {
-                lost += client::blast(address, questions, Duration::from_millis(200)).map_or(0, |run| run.lost);
-            }
-            lost
-        });
-        let loaded = update::visible_ms(running, count + 1, count);
-        done.store(true, Ordering::Relaxed);
-        figures.add("lost_in_updates", load.join().unwrap_or(u64::MAX) as f64);
-        loaded
-    })?;
+    let idle = update::visible_ms(running, 1, count, None)?;
+    // Enough to keep the server busy, and so little that a question does not wait long behind others.
+    let mut load = Load::new(running.address, (4, 16), questions)?;
+    let loaded = update::visible_ms(running, count + 1, count, Some(&mut load))?;
+    figures.add("lost_in_updates", load.run.lost as f64);
     for (times, p50, p99) in
         [(idle, "update_ms", "update_p99_ms"), (loaded, "loaded_update_ms", "loaded_update_p99_ms")]
     {

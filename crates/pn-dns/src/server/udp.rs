@@ -126,7 +126,7 @@ impl Worker {
         let mut batch = Batch {
             queries: vec![[0; MAX_QUERY]; BATCH].into(),
             received: Vec::with_capacity(BATCH),
-            replies: vec![Vec::with_capacity(REPLY); BATCH].into(),
+            replies: (0..BATCH).map(|_| Vec::with_capacity(REPLY)).collect(),
             rng: Rng::with_seed(self.service.names.seed()),
             begin: Instant::now(),
         };

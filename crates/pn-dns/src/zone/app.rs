@@ -60,12 +60,12 @@ impl AppBlock {
     pub(crate) fn of_type(&self, label: &[u8]) -> Option<&TypeBlock> {
         let key = key(label);
         let from = self.types.partition_point(|of_type| of_type.key < key);
-        let alike = self.types[from..].iter().take_while(|of_type| of_type.key == key);
+        let mut alike = self.types[from..].iter().take_while(|of_type| of_type.key == key);
         let is_it = |of_type: &&TypeBlock| {
             label.len() <= IN_KEY
                 || self.names_of(of_type).container_type.as_str().as_bytes().eq_ignore_ascii_case(label)
         };
-        alike.filter(is_it).next()
+        alike.find(is_it)
     }
 
     /// Returns what the plan says of a type.

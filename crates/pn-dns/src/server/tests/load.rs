@@ -45,7 +45,9 @@ async fn d17_every_answer_belongs_to_one_generation() {
         .map(|_| {
             let running: Vec<_> = model.state.containers(network(1)).map(|container| container.id).collect();
             let [a, b] = [1, 2].map(|index| {
-                running.get(index as usize - 1).map(|container| model.apply(Change::Fail(*container)));
+                if let Some(container) = running.get(index as usize - 1) {
+                    model.apply(Change::Fail(*container));
+                }
                 model.run(1, "web", index)
             });
             let addresses = [a, b].map(|container| model.state.container(container).unwrap().address);
