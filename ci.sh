@@ -14,13 +14,26 @@ left_out() {
 }
 
 step "Debian packages"
-# g++ for libFuzzer, python3 for the licence gate, util-linux for setpriv, which runs the example as an ordinary user.
-packages=(g++ python3 util-linux)
-if missing=$(dpkg-query -W -f '${Package} ${Status}\n' "${packages[@]}" 2>/dev/null | grep -c 'install ok installed'); then :; fi
-if [[ $missing == "${#packages[@]}" ]]; then
+packages=(
+    # To build: libFuzzer, etcd's client.
+    g++ protobuf-compiler
+    # To be checked by: gates and probes.
+    python3 util-linux procps iproute2 iputils-ping ethtool nftables tcpdump tshark socat curl openssl iperf3 wireguard-tools busybox-static dash
+    # To be asked by and to work with: resolvers and name servers.
+    bind9 bind9-utils bind9-dnsutils knot knot-dnsutils nsd dnsmasq-base nodejs
+    # To keep state in, and to be hidden behind.
+    etcd-server etcd-client nginx libnginx-mod-http-modsecurity modsecurity-crs
+    # A kernel with WireGuard, to boot.
+    qemu-system-x86 cpio kmod
+)
+installed() { dpkg-query -W -f '${Package} ${Status}\n' "${packages[@]}" 2>/dev/null | grep -c 'install ok installed' || true; }
+if [[ $(installed) == "${#packages[@]}" ]]; then
     echo "present: ${packages[*]}"
 elif [[ $EUID == 0 ]]; then
-    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${packages[@]}"
+    # What is installed is not to start as a service.
+    policy=/usr/sbin/policy-rc.d
+    [[ -e $policy ]] || { printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy && trap 'rm -f /usr/sbin/policy-rc.d' EXIT; }
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${packages[@]}" >/dev/null
 else
     left_out "the installation of ${packages[*]}, which needs root"
 fi
@@ -29,7 +42,11 @@ step "format, lints, docs"
 cargo fmt --all --check
 cargo clippy --locked --workspace --all-targets --all-features --quiet -- -D warnings
 cargo clippy --locked -p pn-core --quiet -- -D warnings
-cargo clippy --locked -p pn-dns --no-default-features --quiet -- -D warnings
+cargo clippy --locked -p pn-overlay --quiet -- -D warnings
+cargo clippy --locked -p pn-store --quiet -- -D warnings
+for features in "" forward files dynamic-update transfer; do
+    cargo clippy --locked -p pn-dns --no-default-features --features "$features" --quiet -- -D warnings
+done
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --all-features --quiet
 
 step "licences and purity"
@@ -39,8 +56,9 @@ ci/purity.sh
 step "tests"
 cargo test --locked --workspace --all-features --quiet
 
-step "5 000 random lives of a state against the model"
+step "5 000 random lives of a state, and of an agent"
 PN_MACHINE_CASES=5000 cargo test --locked --release --quiet -p pn-core --lib -- machine
+PN_AGENT_CASES=5000 cargo test --locked --release --quiet -p pn-overlay --all-features --lib -- agent::tests::laws
 
 step "the main job, as an ordinary user"
 cargo build --locked --release --quiet --example private-network
@@ -63,10 +81,25 @@ assert all(set(network) == {"id", "vni", "subnet", "mtu", "domain_names"} for ne
 assert report["public_url"].startswith("http://127.0.0.1:")
 print("the JSON says the same")'
 
+if [[ $EUID == 0 ]]; then
+    step "the firewall use case"
+    cargo run --locked --release --quiet --example waf
+    step "the zone through people's resolvers"
+    ci/dns-clients.sh
+    step "the kernel's WireGuard, on a kernel that has it"
+    ci/linux-wireguard.sh
+else
+    left_out "the firewall use case, people's resolvers and the kernel's WireGuard, which need root"
+fi
+
 step "benchmarks, a smoke of each"
 cargo bench --locked --quiet -p pn-benches -- --test
 cargo run --locked --release --quiet -p pn-benches --bin in-process -- --seconds 1
 cargo run --locked --release --quiet -p pn-benches --bin region -- --networks 400
+cargo run --locked --release --quiet -p pn-benches --bin dns -- --only pn-dns,echo --rounds 1 --seconds 1 --names 1000 --updates 20
+if [[ $EUID == 0 ]]; then
+    cargo run --locked --release --quiet -p pn-benches --bin overlay -- --only veth,pn-userspace,pn-in-process --rounds 1 --seconds 1 --figures tcp1,udp64,rtt
+fi
 
 step "fuzzing, 10 s each"
 ci/fuzz.sh 10

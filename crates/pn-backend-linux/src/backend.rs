@@ -79,6 +79,7 @@ pub struct Builder {
     directory: PathBuf,
     namespace: Option<PathBuf>,
     tunnel: Option<TunnelKind>,
+    nft: PathBuf,
 }
 
 impl Builder {
@@ -116,6 +117,12 @@ impl Builder {
     /// Sets the network namespace that is the node: that of the process unless it is set.
     pub fn namespace(mut self, path: impl Into<PathBuf>) -> Self {
         self.namespace = Some(path.into());
+        self
+    }
+
+    /// Sets the program that packet filters are changed with: `nft`, searched in PATH, unless it is set.
+    pub fn nft(mut self, program: impl Into<PathBuf>) -> Self {
+        self.nft = program.into();
         self
     }
 
@@ -161,16 +168,15 @@ impl Builder {
     fn start(self, runtime: Handle) -> Result<(Worker, Started), BackendError> {
         let object = format!("node {}", self.node);
         let directory = self.directory.join(self.node.to_string());
+        let denied = |operation, source: io::Error| {
+            let needed = if source.kind() == io::ErrorKind::PermissionDenied { NEEDED } else { "" };
+            error(operation, format!("{object}{needed}"), source)
+        };
         let namespaces = Namespaces::new(directory, self.namespace.as_deref())
-            .map_err(|source| error("enter the namespace of", &object, source))?;
-        let probed = namespaces.scratch(|| Ok((probe::features()?, probe::filters()?)));
-        let (features, nft): (Features, Nft) = probed.map_err(|source| {
-            error(
-                "make a network namespace on",
-                format!("{object}: CAP_SYS_ADMIN and CAP_NET_ADMIN are needed"),
-                source,
-            )
-        })??;
+            .map_err(|source| denied("enter the network namespace of", source))?;
+        let probed = namespaces.scratch(|| Ok((probe::features()?, probe::filters(self.nft)?)));
+        let (features, nft): (Features, Nft) =
+            probed.map_err(|source| denied("make a network namespace on", source))??;
         let private_key = match self.private_key.clone() {
             Some(key) => key,
             None => PrivateKey::from_bytes(random()?),
@@ -243,6 +249,9 @@ fn into_tokio(socket: std::net::UdpSocket, runtime: &Handle) -> io::Result<UdpSo
 /// What the kernel is asked to buffer for the underlay socket, in each direction; it may give less.
 const SOCKET_BUFFER: usize = 4 << 20;
 
+/// What to do where something is denied.
+const NEEDED: &str = ", which needs CAP_SYS_ADMIN and CAP_NET_ADMIN";
+
 /// Where namespaces are kept unless something else is said.
 const DIRECTORY: &str = "/run/private-networks";
 
@@ -251,7 +260,9 @@ impl LinuxBackend {
     pub fn builder(node: NodeId) -> Builder {
         let listen = SocketAddr::from(([0, 0, 0, 0], 0));
         let directory = PathBuf::from(DIRECTORY);
-        Builder { node, listen, private_key: None, resolver: None, other_names: None, directory, namespace: None, tunnel: None }
+        let nft = PathBuf::from("nft");
+        let (private_key, resolver, other_names) = (None, None, None);
+        Builder { node, listen, private_key, resolver, other_names, directory, namespace: None, tunnel: None, nft }
     }
 
     /// Returns the underlay address it receives on.

@@ -318,3 +318,6 @@ fn creation(place: Place, name: LinkName, link: &Link, kernel: &Kernel) -> Optio
     let inner = kernel.places.get(&container)?.links.get(&LinkName::Inner)?.clone();
     Some(Change::AddPair { network: place, port: name, link: link.clone(), container, inner })
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,6 +20,7 @@ use crate::observe::{self, Indexes};
 pub(crate) struct Executor<'a> {
     pub(crate) namespaces: &'a Namespaces,
     pub(crate) encryptor: &'a mut Encryptor,
+    nft: &'a Nft,
     /// Which node has a key.
     pub(crate) nodes: &'a BTreeMap<PublicKey, NodeId>,
     sockets: BTreeMap<Place, Netlink>,
@@ -35,11 +36,13 @@ impl<'a> Executor<'a> {
     pub(crate) const fn new(
         namespaces: &'a Namespaces,
         encryptor: &'a mut Encryptor,
+        nft: &'a Nft,
         nodes: &'a BTreeMap<PublicKey, NodeId>,
     ) -> Self {
         Self {
             namespaces,
             encryptor,
+            nft,
             nodes,
             sockets: BTreeMap::new(),
             indexes: BTreeMap::new(),
@@ -124,11 +127,11 @@ impl<'a> Executor<'a> {
                 self.namespaces.remove(*place)
             }
             Change::ReplaceFirewall(place, elements) => {
-                let replaced = self.namespaces.within(*place, || Nft::replace(*place, elements));
+                let replaced = self.namespaces.within(*place, || self.nft.replace(*place, elements));
                 self.closing(*place, replaced)
             }
             Change::UpdateFirewall { place, remove, add } => {
-                let changed = self.namespaces.within(*place, || Nft::change(remove, add));
+                let changed = self.namespaces.within(*place, || self.nft.change(remove, add));
                 self.closing(*place, changed)
             }
             Change::AddLink(place, name, link) => {

@@ -5,6 +5,7 @@ use core::fmt::Write as _;
 use core::net::{IpAddr, Ipv4Addr};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use ipnet::IpNet;
@@ -116,6 +117,7 @@ type Rules = BTreeMap<String, Vec<Value>>;
 /// Programs the filters of namespaces. It works in the namespace of the calling thread.
 #[derive(Debug)]
 pub(crate) struct Nft {
+    program: Program,
     network: Rules,
     transport: Rules,
 }
@@ -123,44 +125,59 @@ pub(crate) struct Nft {
 impl Nft {
     /// Loads every rule into the namespace of the calling thread, which must be one to be thrown away, and learns how this
     /// `nft` lists them: so rules are known to work before anything depends on them.
-    pub(crate) fn probe() -> io::Result<Self> {
+    pub(crate) fn probe(program: PathBuf) -> io::Result<Self> {
+        let program = Program(program);
         let learn = |place| {
-            Self::replace(place, &BTreeSet::new())?;
-            list().map(|(rules, _)| rules)
+            program.run(&["-f", "-"], &replacement(place, &BTreeSet::new()))?;
+            program.list().map(|(rules, _)| rules)
         };
         let transport = learn(Place::Transport)?;
         let network = learn(NOWHERE)?;
-        Ok(Self { network, transport })
+        Ok(Self { program, network, transport })
     }
 
     /// Reads the filter of the namespace that the calling thread is in.
     pub(crate) fn observe(&self, place: Place) -> io::Result<Firewall> {
-        let (rules, elements) = list()?;
+        let (rules, elements) = self.program.list()?;
         let expected = if place == Place::Transport { &self.transport } else { &self.network };
         Ok(Firewall { is_intact: rules == *expected, elements })
     }
 
     /// Makes the filter one of ours with these elements, whatever it was.
-    pub(crate) fn replace(place: Place, elements: &BTreeSet<Element>) -> io::Result<()> {
-        let mut text = String::new();
-        replace(place, elements, &mut text);
-        run(&["-f", "-"], &text).map(drop)
+    pub(crate) fn replace(&self, place: Place, elements: &BTreeSet<Element>) -> io::Result<()> {
+        self.program.run(&["-f", "-"], &replacement(place, elements)).map(drop)
     }
 
     /// Changes elements.
-    pub(crate) fn change(remove: &[Element], add: &[Element]) -> io::Result<()> {
+    pub(crate) fn change(&self, remove: &[Element], add: &[Element]) -> io::Result<()> {
         let mut text = String::new();
         write_elements("delete", remove, &mut text);
         write_elements("add", add, &mut text);
-        run(&["-f", "-"], &text).map(drop)
+        self.program.run(&["-f", "-"], &text).map(drop)
+    }
+
+    /// Reads how often each counter of the namespace counted.
+    pub(crate) fn counters(&self) -> io::Result<BTreeMap<String, u64>> {
+        let listed: Value = serde_json::from_str(&self.program.run(&["-j", "list", "counters"], "")?)?;
+        let objects = listed.get("nftables").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let mut counts = BTreeMap::new();
+        for counter in objects.iter().filter_map(|object| object.get("counter")) {
+            let text = |key| counter.get(key).and_then(Value::as_str).unwrap_or_default();
+            if text("table") == TABLE {
+                let packets = counter.get("packets").and_then(Value::as_u64).unwrap_or_default();
+                *counts.entry(text("name").to_owned()).or_default() += packets;
+            }
+        }
+        Ok(counts)
     }
 }
 
 /// Any network's place, where the rules are those of all.
 const NOWHERE: Place = Place::Network(pn_core::NetworkId::from_u128(0));
 
-/// Writes the transaction that puts our tables in the place of what is there.
-fn replace(place: Place, elements: &BTreeSet<Element>, text: &mut String) {
+/// Returns the transaction that puts our tables in the place of what is there.
+fn replacement(place: Place, elements: &BTreeSet<Element>) -> String {
+    let mut text = String::new();
     let (rules, families): (_, &[&str]) =
         if place == Place::Transport { (TRANSPORT, &["inet"]) } else { (NETWORK, &["bridge", "inet"]) };
     for family in families {
@@ -169,7 +186,8 @@ fn replace(place: Place, elements: &BTreeSet<Element>, text: &mut String) {
     }
     text.push_str(rules);
     let elements: Vec<Element> = elements.iter().cloned().collect();
-    write_elements("add", &elements, text);
+    write_elements("add", &elements, &mut text);
+    text
 }
 
 fn write_elements(verb: &str, elements: &[Element], text: &mut String) {
@@ -183,33 +201,67 @@ fn write_elements(verb: &str, elements: &[Element], text: &mut String) {
     }
 }
 
-/// Lists our tables.
-fn list() -> io::Result<(Rules, BTreeSet<Element>)> {
-    let listed = run(&["-j", "list", "ruleset"], "")?;
-    let listed: Value = serde_json::from_str(&listed)?;
-    let objects = listed.get("nftables").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let (mut rules, mut elements) = (Rules::new(), BTreeSet::new());
-    for object in objects.iter().filter_map(Value::as_object) {
-        let Some((kind, object)) = object.iter().next() else {
-            continue;
-        };
-        let text = |key| object.get(key).and_then(Value::as_str).unwrap_or_default();
-        let is_table = kind == "table" && text("name") == TABLE;
-        if !is_table && text("table") != TABLE {
-            continue;
+/// The program.
+#[derive(Debug)]
+struct Program(PathBuf);
+
+impl Program {
+    /// Lists our tables.
+    fn list(&self) -> io::Result<(Rules, BTreeSet<Element>)> {
+        let listed = self.run(&["-j", "list", "ruleset"], "")?;
+        let listed: Value = serde_json::from_str(&listed)?;
+        let objects = listed.get("nftables").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let (mut rules, mut elements) = (Rules::new(), BTreeSet::new());
+        for object in objects.iter().filter_map(Value::as_object) {
+            let Some((kind, object)) = object.iter().next() else {
+                continue;
+            };
+            let text = |key| object.get(key).and_then(Value::as_str).unwrap_or_default();
+            let is_table = kind == "table" && text("name") == TABLE;
+            if !is_table && text("table") != TABLE {
+                continue;
+            }
+            let family = text("family");
+            if let Some((family, set)) = SETS.iter().find(|of| kind == "set" && **of == (family, text("name"))) {
+                let members = object.get("elem").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+                elements.extend(members.iter().map(|member| Element::new(family, set, element(member))));
+            }
+            let mut object = object.as_object().cloned().unwrap_or_default();
+            for changing in ["handle", "elem", "packets", "bytes"] {
+                object.remove(changing);
+            }
+            rules.entry(family.to_owned()).or_default().push(Value::from_iter([(kind.clone(), Value::Object(object))]));
         }
-        let family = text("family");
-        if let Some((family, set)) = SETS.iter().find(|of| kind == "set" && **of == (family, text("name"))) {
-            let members = object.get("elem").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-            elements.extend(members.iter().map(|member| Element::new(family, set, element(member))));
-        }
-        let mut object = object.as_object().cloned().unwrap_or_default();
-        for changing in ["handle", "elem", "packets", "bytes"] {
-            object.remove(changing);
-        }
-        rules.entry(family.to_owned()).or_default().push(Value::from_iter([(kind.clone(), Value::Object(object))]));
+        Ok((rules, elements))
     }
-    Ok((rules, elements))
+
+    /// Runs `nft` in the namespace of the calling thread. The standard library starts it without forking this process.
+    fn run(&self, arguments: &[&str], input: &str) -> io::Result<String> {
+        let mut command = Command::new(&self.0);
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| {
+            let explained = "nft cannot be run: install the package nftables, and have it in PATH";
+            io::Error::new(error.kind(), format!("{explained} ({error})"))
+        })?;
+        let mut stdin = child.stdin.take();
+        let written = std::thread::scope(|scope| {
+            // It may say something before it has read everything.
+            let writer =
+                scope.spawn(move || stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes())));
+            let output = child.wait_with_output();
+            writer.join().map_or_else(
+                |_| Err(io::ErrorKind::BrokenPipe.into()),
+                |written| output.map(|output| (written, output)),
+            )
+        });
+        let (written, output) = written?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(io::Error::other(format!("nft refused: {}", said.lines().next().unwrap_or_default())));
+        }
+        written?;
+        String::from_utf8(output.stdout).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
 }
 
 /// Returns a member of a set as it is written.
@@ -222,47 +274,6 @@ fn element(member: &Value) -> String {
         return format!("{}/{}", part("addr"), part("len"));
     }
     member.as_str().map_or_else(|| member.to_string(), ToOwned::to_owned)
-}
-
-/// Reads how often each counter of the namespace counted.
-pub(crate) fn counters() -> io::Result<BTreeMap<String, u64>> {
-    let listed: Value = serde_json::from_str(&run(&["-j", "list", "counters"], "")?)?;
-    let objects = listed.get("nftables").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let mut counts = BTreeMap::new();
-    for counter in objects.iter().filter_map(|object| object.get("counter")) {
-        let text = |key| counter.get(key).and_then(Value::as_str).unwrap_or_default();
-        if text("table") == TABLE {
-            let packets = counter.get("packets").and_then(Value::as_u64).unwrap_or_default();
-            *counts.entry(text("name").to_owned()).or_default() += packets;
-        }
-    }
-    Ok(counts)
-}
-
-/// Runs `nft` in the namespace of the calling thread. The standard library starts it without forking this process.
-fn run(arguments: &[&str], input: &str) -> io::Result<String> {
-    let mut command = Command::new("nft");
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| {
-        let explained = "nft cannot be run: install the package nftables, and have it in PATH";
-        io::Error::new(error.kind(), format!("{explained} ({error})"))
-    })?;
-    let mut stdin = child.stdin.take();
-    let written = std::thread::scope(|scope| {
-        // It may say something before it has read everything.
-        let writer = scope.spawn(move || stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes())));
-        let output = child.wait_with_output();
-        writer
-            .join()
-            .map_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()), |written| output.map(|output| (written, output)))
-    });
-    let (written, output) = written?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(io::Error::other(format!("nft refused: {}", said.lines().next().unwrap_or_default())));
-    }
-    written?;
-    String::from_utf8(output.stdout).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// Reads the number that the kernel gives to each state of a namespace's rules: as long as it is the same, nothing was changed

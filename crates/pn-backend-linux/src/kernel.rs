@@ -163,7 +163,8 @@ pub(crate) struct Port {
     pub(crate) broadcast_flood: bool,
     /// Is not asked for neighbours that the bridge knows.
     pub(crate) neigh_suppress: bool,
-    /// Has its questions for neighbours answered by the bridge.
+    /// Has questions for what is behind it answered by the bridge (`proxy_arp_wifi`; with `proxy_arp`, neighbour discovery would
+    /// not reach it either).
     pub(crate) proxy_arp: bool,
 }
 
@@ -178,7 +179,7 @@ impl Port {
         proxy_arp: false,
     };
 
-    /// A container: the bridge answers what it asks.
+    /// A container: the bridge answers for it.
     pub(crate) const CONTAINER: Self = Self { neigh_suppress: false, proxy_arp: true, ..Self::VXLAN };
 
     /// A container of a network with IPv6: neighbour discovery is multicast, and stays among the containers of one node.

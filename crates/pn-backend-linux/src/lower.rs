@@ -84,8 +84,8 @@ fn lower_network(
                 kernel.pairs.insert((network.id, address), endpoint.container);
                 elements.extend(Element::container(address, mac));
                 elements.extend(address6.into_iter().flat_map(|to| Element::container6(address, mac, to)));
+                // Not its IPv6 address: the bridge would keep questions for it from reaching it, and not answer either.
                 here.neighbours.insert((LinkName::Bridge, address.into()), mac);
-                here.neighbours.extend(address6.map(|to| ((LinkName::Bridge, to), mac)));
                 here.bridge_fdb.insert((LinkName::Port(address), mac));
             }
             continue;

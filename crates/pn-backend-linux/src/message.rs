@@ -127,7 +127,7 @@ fn port_data(port: Port) -> Vec<InfoBridgePort> {
         InfoBridgePort::MulticastFlood(port.multicast_flood),
         InfoBridgePort::BroadcastFlood(port.broadcast_flood),
         InfoBridgePort::NeighSupress(port.neigh_suppress),
-        InfoBridgePort::ProxyARP(port.proxy_arp),
+        InfoBridgePort::ProxyARPWifi(port.proxy_arp),
     ]
 }
 

@@ -86,6 +86,37 @@ pub(crate) fn links(place: Place, netlink: &mut Netlink) -> io::Result<(BTreeMap
     Ok((links, indexes))
 }
 
+/// Returns the name and the MTU of the interface that has an address, if one has.
+pub(crate) fn interface_of(address: IpAddr, netlink: &mut Netlink) -> io::Result<Option<(String, u32)>> {
+    let mut owner = None;
+    for message in netlink.dump(|| RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
+        if let RouteNetlinkMessage::NewAddress(message) = message
+            && self::address(&message).is_some_and(|found| found.addr() == address)
+        {
+            owner = Some(message.header.index);
+        }
+    }
+    let Some(owner) = owner else {
+        return Ok(None);
+    };
+    for message in netlink.dump(|| RouteNetlinkMessage::GetLink(LinkMessage::default()))? {
+        if let RouteNetlinkMessage::NewLink(message) = message
+            && message.header.index == owner
+        {
+            let (mut name, mut mtu) = (None, None);
+            for attribute in message.attributes {
+                match attribute {
+                    LinkAttribute::IfName(found) => name = Some(found),
+                    LinkAttribute::Mtu(found) => mtu = Some(found),
+                    _ => {}
+                }
+            }
+            return Ok(name.zip(mtu));
+        }
+    }
+    Ok(None)
+}
+
 fn link(name: LinkName, message: &LinkMessage) -> Link {
     let is_up = message.header.flags.contains(LinkFlags::Up);
     let mut link = Link { kind: LinkKind::Other, mtu: 0, mac: None, alias: None, port: None, is_up };
@@ -144,7 +175,7 @@ fn port(data: &[InfoBridgePort]) -> Port {
             InfoBridgePort::MulticastFlood(value) => port.multicast_flood = *value,
             InfoBridgePort::BroadcastFlood(value) => port.broadcast_flood = *value,
             InfoBridgePort::NeighSupress(value) => port.neigh_suppress = *value,
-            InfoBridgePort::ProxyARP(value) => port.proxy_arp = *value,
+            InfoBridgePort::ProxyARPWifi(value) => port.proxy_arp = *value,
             _ => {}
         }
     }

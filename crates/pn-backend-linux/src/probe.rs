@@ -1,6 +1,7 @@
 //! What this machine can do, tried out in a namespace that is thrown away.
 
 use std::io;
+use std::path::PathBuf;
 
 use nix::sys::socket::SockProtocol;
 use pn_core::{BackendError, ErrorKind};
@@ -44,6 +45,6 @@ pub(crate) fn features() -> Result<Features, BackendError> {
 }
 
 /// Loads every rule.
-pub(crate) fn filters() -> Result<Nft, BackendError> {
-    Nft::probe().map_err(|source| error("load", "the packet filter's rules", source))
+pub(crate) fn filters(program: PathBuf) -> Result<Nft, BackendError> {
+    Nft::probe(program).map_err(|source| error("load", "the packet filter's rules", source))
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
 
+use nix::sys::socket::SockProtocol;
 use pn_core::backend::Observed;
 use pn_core::{
     Action, BackendError, ContainerId, ErrorKind, Finding, Generation, Limits, NetworkId, NodeId, NodePlan, PublicKey,
@@ -24,6 +25,7 @@ use crate::execute::Executor;
 use crate::firewall::{self, Nft};
 use crate::kernel::{Firewall, Kernel, Namespace, Place};
 use crate::lower;
+use crate::netlink::Netlink;
 use crate::netns::Namespaces;
 use crate::observe;
 
@@ -96,12 +98,11 @@ impl Worker {
         let places = self.namespaces.list()?;
         self.filters.retain(|place, _| places.contains(place));
         for place in places {
-            let (netlink, generation) = self.namespaces.within(place, || {
-                let netlink = crate::netlink::Netlink::open(nix::sys::socket::SockProtocol::NetlinkRoute)?;
+            let (mut netlink, generation) = self.namespaces.within(place, || {
+                let netlink = Netlink::open(SockProtocol::NetlinkRoute)?;
                 let generation = if matches!(place, Place::Container(_)) { 0 } else { firewall::generation()? };
                 Ok((netlink, generation))
             })?;
-            let mut netlink = netlink;
             let mut namespace = observe::namespace(place, &mut netlink)?;
             if !matches!(place, Place::Container(_)) {
                 namespace.firewall = Some(self.filter(place, generation)?);
@@ -132,6 +133,7 @@ impl Worker {
             Err(source) => return Report::refused(plan.generation, self.failed("observe", &source)),
         };
         let mut report = Report::new(plan.generation);
+        check_underlay(plan, &mut report);
         for finding in plan.check(&self.limits) {
             let object = finding.to_string();
             // Permanent neighbours, and others we have none, do not count towards the kernel's limit.
@@ -157,7 +159,7 @@ impl Worker {
         steps.truncate(limit.unwrap_or(usize::MAX));
         self.stop_servers(&plan);
         let nodes = plan.peers.values().map(|node| (node.public_key, node.id)).collect();
-        let results = Executor::new(&self.namespaces, &mut self.encryptor, &nodes).run(&steps);
+        let results = Executor::new(&self.namespaces, &mut self.encryptor, &self.nft, &nodes).run(&steps);
         self.remember_filters(&steps, &results, &is, &should);
         record(&steps, results, &mut report);
         if limit.is_none() {
@@ -250,7 +252,7 @@ impl Worker {
             let mut drops: BTreeMap<String, u64> = BTreeMap::new();
             for place in self.namespaces.list()? {
                 if matches!(place, Place::Transport | Place::Network(_)) {
-                    for (reason, count) in self.namespaces.within(place, firewall::counters)? {
+                    for (reason, count) in self.namespaces.within(place, || self.nft.counters())? {
                         *drops.entry(reason).or_default() += count;
                     }
                 }
@@ -262,6 +264,28 @@ impl Worker {
 }
 
 const DNS_PORT: u16 = 53;
+
+/// Reports an underlay whose packets are smaller than the plan says: large packets would vanish there. An address that no
+/// interface has, as behind a translator, says nothing.
+fn check_underlay(plan: &NodePlan, report: &mut Report) {
+    let Some(host) = &plan.host else {
+        return;
+    };
+    let address = host.underlay.ip();
+    let found =
+        Netlink::open(SockProtocol::NetlinkRoute).and_then(|mut netlink| observe::interface_of(address, &mut netlink));
+    match found {
+        Ok(Some((name, mtu))) if mtu < host.underlay_mtu.into() => {
+            let planned = host.underlay_mtu;
+            let object = format!(
+                "underlay MTU {planned}: interface {name}, which has {address}, has MTU {mtu}; raise it, or register the node with {mtu}"
+            );
+            report.record(&object, Err(BackendError::new(ErrorKind::Conflict, "use", &object)));
+        }
+        Ok(_) => {}
+        Err(source) => report.record("the underlay", Err(error("read", format!("the interface of {address}"), source))),
+    }
+}
 
 fn containers<'a>(places: impl Iterator<Item = &'a Place>) -> BTreeSet<ContainerId> {
     let container = |place: &Place| match place {

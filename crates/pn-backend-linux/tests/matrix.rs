@@ -152,7 +152,14 @@ async fn nodes_in_the_kernel_and_in_user_space_mix() {
         } else {
             let port = backend.port(*container).unwrap();
             let (number, who) = (20_000 + (container.as_u128() as u16), container.to_string());
-            let listener = port.listen(number).unwrap();
+            let (listener, socket) = (port.listen(number).unwrap(), port.bind_udp(number).unwrap());
+            let says = who.clone();
+            tokio::spawn(async move {
+                let mut buffer = [0; 64];
+                while let Ok((_, SocketAddr::V4(from))) = socket.recv_from(&mut buffer).await {
+                    drop(socket.send_to(says.as_bytes(), from).await);
+                }
+            });
             tokio::spawn(async move {
                 while let Ok((mut stream, _)) = listener.accept().await {
                     drop(stream.write_all(who.as_bytes()).await);
@@ -166,6 +173,27 @@ async fn nodes_in_the_kernel_and_in_user_space_mix() {
         all.iter().map(|(container, (_, address))| SocketAddr::from((*address, ports[container]))).collect();
     let (mut allowed, mut refused) = (0, 0);
     for (container, (network, _)) in &all {
+        // By UDP, to those that may be reached; what may not be is tried by TCP below.
+        for (other, (_, address)) in all.iter().filter(|(other, (of, _))| of == network && *other != container) {
+            let to = std::net::SocketAddrV4::new(*address, ports[other]);
+            let answer = if is_kernel(container) {
+                let asking = within(region.netns(*container), move || ask_udp(to.into()));
+                tokio::task::spawn_blocking(|| asking.join().unwrap()).await.unwrap()
+            } else {
+                let socket = backend.port(*container).unwrap().bind_udp(0).unwrap();
+                let mut buffer = [0; 64];
+                let mut answer = None;
+                while answer.is_none() {
+                    socket.send_to(b"who?", to).await.unwrap();
+                    let received = tokio::time::timeout(Duration::from_secs(2), socket.recv_from(&mut buffer)).await;
+                    answer = received
+                        .ok()
+                        .map(|received| String::from_utf8_lossy(&buffer[..received.unwrap().0]).into_owned());
+                }
+                answer
+            };
+            assert_eq!(answer, Some(other.to_string()), "{container} of network {network} to {to} by UDP");
+        }
         let answers: Vec<Answer> = if is_kernel(container) {
             let targets = targets.clone();
             let asking = within(region.netns(*container), move || targets.into_iter().map(ask_tcp).collect());

@@ -92,3 +92,38 @@ async fn m5_full_packets_pass_and_one_octet_more_is_too_big() {
     }
     region.tear_down().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_with_ipv6_reaches_by_it_and_nobody_speaks_for_another() {
+    if !is_root() {
+        return;
+    }
+    let mut region = Region::start(2).await;
+    region.add_network(3, |request| request.families = pn_core::Families::DualStack);
+    let (a, b, c) = (region.add(3, 1).await, region.add(3, 2).await, region.add(3, 1).await);
+    region.apply().await;
+    let prefix = pn_core::Ipv6Prefix::of_network(network(3));
+    let address = |container| prefix.address(region.address(container));
+    for (from, to) in [(a, b), (b, a), (a, c), (c, a), (c, b)] {
+        assert!(region.netns(from).works(&format!("ping -c 1 -W 10 {}", region.address(to))), "{from} to {to}");
+        assert!(region.netns(from).works(&format!("ping -6 -c 1 -W 10 {}", address(to))), "{from} to {to} by IPv6");
+    }
+    let mtu = region.state.plan().networks[&network(3)].mtu - 48;
+    assert!(region.netns(a).works(&format!("ping -6 -c 1 -W 10 -M do -s {mtu} {}", address(b))));
+    assert!(!region.netns(a).works(&format!("ping -6 -c 1 -W 2 -M do -s {} {}", mtu + 1, address(b))));
+    // With an address that is not its own, a container is heard by nobody, whom it asks or answers.
+    let forged = prefix.address(region.address(c));
+    region.netns(c).sh("ip link set pn0 down");
+    region.netns(a).sh(&format!("ip addr add {forged}/64 dev pn0 nodad"));
+    let ping = format!("ping -6 -c 1 -W 1 -I {forged} {}", address(b));
+    assert!(!region.netns(a).works(&ping), "it is spoken to as another");
+    assert!(!region.netns(b).works(&format!("ping -6 -c 1 -W 1 {forged}")), "another answers");
+    let drops = region.hosts[0].linux().status().await.expect("it can be read").drops;
+    assert!(drops["forged_source"] > 0, "{drops:?}");
+    region.apply().await;
+    assert!(
+        region.netns(c).works(&format!("ping -6 -c 1 -W 10 {}", address(b))),
+        "the forged address was not taken away"
+    );
+    region.tear_down().await;
+}

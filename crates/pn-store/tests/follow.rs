@@ -48,7 +48,7 @@ async fn start(registry: &Registry, n: u32, on: u8) -> Revision {
 }
 
 fn names(plan: &NodePlan) -> usize {
-    let types = plan.networks.values().flat_map(|network| &network.zone.types);
+    let types = plan.networks.values().flat_map(|network| network.zone.types());
     types.map(|of_type| of_type.containers.len()).sum()
 }
 

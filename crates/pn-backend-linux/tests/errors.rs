@@ -1,0 +1,165 @@
+//! What is wrong is told by its name, with what to do about it, and the rest of the plan is applied.
+
+#![expect(clippy::unwrap_used, reason = "tests fail where something is missing")]
+
+mod hosts;
+
+use hosts::{Netns, Region, container, directory, explain, is_root, network};
+use pn_backend_linux::{LinuxBackend, TunnelKind};
+use pn_core::backend::OverlayBackend as _;
+use pn_core::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_attached_is_refused_by_name() {
+    if !is_root() {
+        return;
+    }
+    let region = Region::start(1).await;
+    let backend = region.hosts[0].linux();
+    let refused = async |id: u128, path: &str| backend.attach(container(id), path).await.unwrap_err();
+    let missing = refused(1, "/run/netns/linux-nobody").await;
+    assert_eq!(missing.kind(), ErrorKind::NotFound);
+    assert!(
+        missing.to_string().contains("/run/netns/linux-nobody") && missing.to_string().contains("ct-"),
+        "{missing}"
+    );
+    assert_eq!(refused(1, "/etc/hostname").await.kind(), ErrorKind::Unsupported);
+    assert_eq!(refused(1, "/proc/self/ns/mnt").await.kind(), ErrorKind::Unsupported);
+    let own = region.hosts[0].netns.path();
+    assert_eq!(refused(1, own.to_str().unwrap()).await.kind(), ErrorKind::Conflict);
+    let netns = Netns::new("shared");
+    backend.attach(container(1), netns.path()).await.unwrap();
+    backend.attach(container(1), netns.path()).await.unwrap();
+    let twice = refused(2, netns.path().to_str().unwrap()).await;
+    assert_eq!(twice.kind(), ErrorKind::Conflict);
+    assert!(explain(&twice).contains(&container(1).to_string()), "{}", explain(&twice));
+    assert_eq!(backend.attached().await.unwrap(), [container(1)].into());
+    backend.detach(container(1)).await.unwrap();
+    backend.detach(container(1)).await.unwrap();
+    assert!(backend.attached().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_is_reported_and_the_rest_is_applied() {
+    if !is_root() {
+        return;
+    }
+    let mut region = Region::start(2).await;
+    let (good, other) = (region.add(1, 1).await, region.add(1, 2).await);
+    let (taken, unattached) = (region.add(1, 1).await, region.add_unattached(1, 1));
+    // Somebody has an interface of the name, and it stays as it is.
+    region.netns(taken).sh("ip link add pn0 type veth peer name x0 && ip addr add 198.51.100.7/24 dev pn0");
+    let before = region.netns(taken).sh("ip -o addr; ip -o link; ip route");
+    region.hosts[1].linux().apply(&region.state.node_plan(region.hosts[1].id)).await.into_result().unwrap();
+    let backend = region.hosts[0].linux();
+    for _ in 0..2 {
+        let report = backend.apply(&region.state.node_plan(region.hosts[0].id)).await;
+        let mut failures: Vec<&BackendError> = report.failures().collect();
+        failures.sort_by_key(|error| error.kind() as u8);
+        let texts: Vec<String> = failures.iter().map(|error| explain(error)).collect();
+        let of = |kind| failures.iter().filter(|error| error.kind() == kind).count();
+        assert_eq!((of(ErrorKind::Conflict), of(ErrorKind::NotFound)), (1, 1), "{texts:#?}");
+        assert!(
+            texts.iter().any(|text| text.contains(&unattached.to_string()) && text.contains("attach")),
+            "{texts:?}"
+        );
+        assert!(texts.iter().any(|text| text.contains(&region.address(taken).to_string())), "{texts:?}");
+        assert_eq!(region.netns(taken).sh("ip -o addr; ip -o link; ip route"), before);
+        assert!(region.netns(good).works(&format!("ping -c 1 -W 10 {}", region.address(other))));
+    }
+    // An underlay that carries less than was said is told, too.
+    region.hosts[0].netns.sh("ip link set eth0 mtu 1400");
+    let report = backend.apply(&region.state.node_plan(region.hosts[0].id)).await;
+    let texts: Vec<String> = report.failures().map(explain).collect();
+    assert!(
+        texts.iter().any(|text| text.contains("eth0") && text.contains("1400") && text.contains("1500")),
+        "{texts:?}"
+    );
+    region.hosts[0].netns.sh("ip link set eth0 mtu 1500");
+    // Out of the way, it works.
+    region.netns(taken).sh("ip link del pn0");
+    let late = Netns::new("late");
+    backend.attach(unattached, late.path()).await.unwrap();
+    backend.apply(&region.state.node_plan(region.hosts[0].id)).await.into_result().unwrap();
+    assert!(late.works(&format!("ping -c 1 -W 10 {}", region.address(other))));
+    assert!(region.netns(taken).works(&format!("ping -c 1 -W 10 {}", region.address(other))));
+    region.tear_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plans_that_are_not_for_this_node_are_refused_whole() {
+    if !is_root() {
+        return;
+    }
+    let mut region = Region::start(2).await;
+    region.add(1, 1).await;
+    let backend = region.hosts[0].linux().clone();
+    let refused = async |plan: &NodePlan| backend.apply(plan).await.into_result().unwrap_err();
+    assert_eq!(refused(&region.state.node_plan(region.hosts[1].id)).await.kind(), ErrorKind::WrongNode);
+    let mut node = region.state.node(region.hosts[0].id).unwrap().clone();
+    node.public_key = PublicKey::new([9; 32]);
+    region.change(Change::UpdateNode(node));
+    let other_key = region.state.node_plan(region.hosts[0].id);
+    assert_eq!(refused(&other_key).await.kind(), ErrorKind::WrongNode);
+    assert!(!region.hosts[0].directory.join(region.hosts[0].id.to_string()).join("transport").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_what_it_needs_it_does_not_start_and_says_what_is_missing() {
+    if !is_root() {
+        return;
+    }
+    // As an ordinary user, and without nft in the path: in another process, since both are the process's own.
+    let this = std::env::current_exe().unwrap();
+    let test = format!("{} --ignored --exact --nocapture says_why_it_does_not_start", this.display());
+    let user = hosts::sh(&format!("setpriv --reuid 65534 --regid 65534 --clear-groups --bounding-set=-all {test}"));
+    assert!(user.contains("PermissionDenied") && user.contains("CAP_NET_ADMIN"), "{user}");
+    let missing = hosts::sh(&format!("PATH=/nowhere {test}"));
+    assert!(missing.contains("NotFound") && missing.contains("install the package nftables"), "{missing}");
+    let host = Netns::new("port");
+    let builder = |n| LinuxBackend::builder(NodeId::from_u128(n)).directory(directory()).namespace(host.path());
+    let listen = "127.0.0.1:51820".parse().unwrap();
+    let first = builder(1).listen(listen).tunnel(TunnelKind::UserSpace).build().await.unwrap();
+    let error = builder(2).listen(listen).build().await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Conflict && error.to_string().contains("127.0.0.1:51820"), "{error}");
+    drop(first);
+    let error = builder(3).namespace("/run/netns/linux-nobody").build().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+}
+
+#[tokio::test]
+#[ignore = "it is run by the test above, where things are missing"]
+#[expect(clippy::print_stdout, reason = "it is read by the test above")]
+async fn says_why_it_does_not_start() {
+    let error = LinuxBackend::builder(NodeId::from_u128(1)).directory(directory()).build().await.unwrap_err();
+    println!("{:?}: {}", error.kind(), explain(&error));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_whose_filter_cannot_be_put_in_place_does_not_come_up() {
+    if !is_root() {
+        return;
+    }
+    let (nft, broken) =
+        (format!("/tmp/linux-{}-nft", std::process::id()), format!("/tmp/linux-{}-broken", std::process::id()));
+    std::fs::write(&nft, format!("#!/bin/sh\n[ ! -e {broken} ] && exec nft \"$@\"; echo out of order >&2; exit 1\n"))
+        .unwrap();
+    hosts::sh(&format!("chmod 755 {nft}"));
+    let mut region = Region::start_with(1, |_, builder| builder.nft(&nft)).await;
+    let own = region.add(1, 1).await;
+    region.apply().await;
+    let place = network(2).to_string();
+    region.add(2, 1).await;
+    let backend = region.hosts[0].linux();
+    std::fs::write(&broken, "").unwrap();
+    let report = backend.apply(&region.state.node_plan(region.hosts[0].id)).await;
+    let failures: Vec<String> = report.failures().map(explain).collect();
+    assert!(failures.iter().any(|text| text.contains(&place)), "{failures:?}");
+    let links = region.hosts[0].sh_in(&place, "ip -o link");
+    assert!(!links.contains("vxlan0") && !links.contains("br0"), "{links}");
+    assert!(region.netns(own).works("ping -c 1 -W 10 169.254.53.53"), "the other network has gone, too");
+    std::fs::remove_file(&broken).unwrap();
+    region.apply().await;
+    region.tear_down().await;
+    std::fs::remove_file(&nft).unwrap();
+}
