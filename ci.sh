@@ -32,8 +32,9 @@ if [[ $(installed) == "${#packages[@]}" ]]; then
 elif [[ $EUID == 0 ]]; then
     # What is installed is not to start as a service.
     policy=/usr/sbin/policy-rc.d
-    [[ -e $policy ]] || { printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy && trap 'rm -f /usr/sbin/policy-rc.d' EXIT; }
+    [[ -e $policy ]] || { printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy && made_policy=1; }
     apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${packages[@]}" >/dev/null
+    [[ -z ${made_policy:-} ]] || rm $policy
 else
     left_out "the installation of ${packages[*]}, which needs root"
 fi
