@@ -10,6 +10,7 @@ mod key_file;
 mod report;
 
 use std::error::Error as StdError;
+use std::io::IsTerminal as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -77,7 +78,11 @@ enum Backend {
 async fn main() -> ExitCode {
     let options = Options::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
     match run(options).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -110,11 +115,12 @@ async fn run(options: Options) -> Result<(), Error> {
     let data_plane =
         DataPlane::build(options.backend, node.id, options.underlay, key, names.clone(), &options.dns_upstream).await?;
     let session = join::join(&registry, node, &wanted, Duration::from_secs(options.lease)).await?;
-    let (node, lease) = (session.node(), session.lease());
+    let node = session.node();
     info!(%node, registration = session.registration(), "joined");
 
     let follower = Follower::new(session);
-    let reporter = Reporter::new(follower.progress());
+    let progress = follower.progress();
+    let reporter = Reporter::new(progress.clone());
     let (source, plans) = report::shown(follower);
     let servers: Vec<Arc<dyn DnsBackend>> = vec![names.clone()];
     let (agent, handle) = Agent::new(node, data_plane.overlay(), servers, AgentOptions::new(SystemClock.random()));
@@ -147,7 +153,7 @@ async fn run(options: Options) -> Result<(), Error> {
     info!(?leave, "stopping");
     if leave == Leave::Nothing {
         // Other nodes take the names back while the ways are still there.
-        if let Err(error) = registry.store().revoke(lease).await {
+        if let Err(error) = progress.leave().await {
             warn!(%error, "the lease ends by itself");
         }
     }

@@ -5,6 +5,7 @@ mod task;
 mod watches;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -12,7 +13,7 @@ use pn_core::{Followed, Generation, NetworkId, NodeId, PlanSource};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use crate::{Registry, Revision, Session};
+use crate::{Registry, Revision, Session, StoreError};
 
 /// The plans of one node: what its networks, their containers and the nodes these run on come to.
 ///
@@ -41,7 +42,13 @@ impl Follower {
         let registry = session.registry().clone();
         let node = session.node();
         let lease = Mutex::new(session.lease());
-        let progress = Progress(Arc::new(Shared { registry, node, lease, networks: Mutex::default() }));
+        let progress = Progress(Arc::new(Shared {
+            registry,
+            node,
+            lease,
+            networks: Mutex::default(),
+            has_left: AtomicBool::new(false),
+        }));
         let task = tokio::spawn(task::run(session, Arc::clone(&words), progress.clone()));
         Self { words, task, progress }
     }
@@ -116,12 +123,27 @@ struct Shared {
     node: NodeId,
     lease: Mutex<crate::LeaseId>,
     networks: Mutex<BTreeMap<NetworkId, VecDeque<(Generation, Revision)>>>,
+    /// Whether the node's place was given up.
+    has_left: AtomicBool,
 }
 
 /// How many plans of a network that nobody applied yet are told apart.
 const UNAPPLIED: usize = 64;
 
 impl Progress {
+    /// Gives the node's place up: its containers lose their names everywhere at once, and the follower says nothing more.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the lease ends by itself then.
+    pub async fn leave(&self) -> Result<(), StoreError> {
+        self.0.has_left.store(true, Ordering::Release);
+        self.registry().store().revoke(self.lease()).await
+    }
+
+    fn has_left(&self) -> bool {
+        self.0.has_left.load(Ordering::Acquire)
+    }
+
     pub(crate) fn registry(&self) -> &Registry {
         &self.0.registry
     }

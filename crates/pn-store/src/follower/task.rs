@@ -69,7 +69,11 @@ pub(super) async fn run(session: Session, words: Arc<Words>, progress: Progress)
     let (last, confirmed, is_lost, failures) = (Generation::ZERO, None, false, 0);
     let mut task = Task { session, registry, node, words, progress, last, confirmed, is_lost, failures };
     loop {
-        match task.follow().await {
+        let end = task.follow().await;
+        if task.progress.has_left() {
+            return;
+        }
+        match end {
             End::Failed(error) => task.failed(&error).await,
             End::Expired => {
                 task.words.say(Followed::Fenced(format!("the lease of node {node} has ended")));
