@@ -34,8 +34,9 @@ const UNDERLAY: u64 = 0;
 const WAKE: u64 = 1;
 const FIRST_TUN: u64 = 2;
 
-/// How long events are looked for before the driver sleeps, where they come that fast.
-const WATCH: Duration = Duration::from_micros(50);
+/// How long events are looked for before the driver sleeps, and how soon the last must have come that it pays.
+const WATCH: Duration = Duration::from_micros(60);
+const SOON: Duration = Duration::from_micros(200);
 
 /// Events taken at a time.
 const EVENTS: usize = 64;
@@ -314,7 +315,7 @@ impl Driver {
     fn watch(&mut self, events: &mut Vec<Event>, patience: Duration) -> io::Result<()> {
         events.clear();
         let limit = patience.min(WATCH);
-        if limit.is_zero() || self.idle > WATCH {
+        if limit.is_zero() || self.idle > SOON {
             return Ok(());
         }
         let start = Instant::now();

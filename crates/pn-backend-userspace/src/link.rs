@@ -103,12 +103,13 @@ impl Link {
             if reply.header.sequence_number != self.sequence {
                 continue;
             }
-            return match reply.payload {
-                NetlinkPayload::InnerMessage(message) => Ok(Some(message)),
-                NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io()),
-                NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => Ok(None),
-                other => Err(io::Error::new(io::ErrorKind::InvalidData, format!("an unexpected answer: {other:?}"))),
+            if let NetlinkPayload::InnerMessage(message) = reply.payload {
+                return Ok(Some(message));
+            }
+            let NetlinkPayload::Error(answer) = reply.payload else {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer is none"));
             };
+            return answer.code.map_or(Ok(None), |_| Err(answer.to_io()));
         }
     }
 }

@@ -92,6 +92,48 @@ pub(crate) fn ping(to: SocketAddrV4, time: Duration) -> io::Result<Value> {
     Ok(percentiles(times))
 }
 
+/// What is sent to show that everything arrives: eight octets of a generator each (Marsaglia's xorshift 13, 7, 17).
+struct Pattern(u64);
+
+impl Pattern {
+    fn fill(&mut self, buffer: &mut [u8]) {
+        for word in buffer.chunks_exact_mut(8) {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            word.copy_from_slice(&self.0.to_le_bytes());
+        }
+    }
+}
+
+const CHUNK: usize = 1 << 17;
+
+/// Receives a pattern over TCP until it ends, and compares every octet.
+pub(crate) fn verify(port: u16) -> io::Result<Value> {
+    let (mut stream, _) = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?.accept()?;
+    let (mut received, mut expected, mut pattern) = (vec![0; CHUNK], vec![0; CHUNK], Pattern(1));
+    let mut chunks = 0u64;
+    while let Ok(()) = stream.read_exact(&mut received) {
+        pattern.fill(&mut expected);
+        if received != expected {
+            return Ok(json!({ "octets": chunks * CHUNK as u64, "is_right": false }));
+        }
+        chunks += 1;
+    }
+    Ok(json!({ "octets": chunks * CHUNK as u64, "is_right": true }))
+}
+
+/// Sends so many chunks of the pattern over TCP.
+pub(crate) fn pour(to: SocketAddrV4, chunks: u64) -> io::Result<Value> {
+    let mut stream = TcpStream::connect_timeout(&to.into(), Duration::from_secs(10))?;
+    let (mut buffer, mut pattern) = (vec![0; CHUNK], Pattern(1));
+    for _ in 0..chunks {
+        pattern.fill(&mut buffer);
+        stream.write_all(&buffer)?;
+    }
+    Ok(json!({ "octets": chunks * CHUNK as u64 }))
+}
+
 /// Returns the median and the 99th percentile in microseconds.
 pub(crate) fn percentiles(mut times: Vec<Duration>) -> Value {
     times.sort_unstable();

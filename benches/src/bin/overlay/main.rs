@@ -33,7 +33,8 @@ struct Options {
     /// Measure these systems alone, by name.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Measure these figures alone: tcp1, tcp4, udp64, lossless, rtt.
+    /// Measure these figures alone: tcp1, tcp4, udp64, lossless, rtt; or rekey, which waits until sessions are about to be
+    /// renewed, sends 10 GB and compares them.
     #[arg(long, value_delimiter = ',', default_value = "tcp1,tcp4,udp64,lossless,rtt")]
     figures: Vec<String>,
     /// How often everything is measured.
@@ -70,6 +71,10 @@ enum Part {
     Blast { to: SocketAddrV4, seconds: f64, rate: Option<f64> },
     /// Echoes octets.
     Echo { port: u16 },
+    /// Receives a pattern and compares it.
+    Verify { port: u16 },
+    /// Sends a pattern.
+    Pour { to: SocketAddrV4, chunks: u64 },
     /// Exchanges octets.
     Ping { to: SocketAddrV4, seconds: f64 },
 }
@@ -92,6 +97,8 @@ fn main() -> Result<(), Error> {
         Part::Sink { port, seconds } => load::sink(*port, time(seconds))?,
         Part::Blast { to, seconds, rate } => load::blast(*to, time(seconds), *rate)?,
         Part::Echo { port } => load::echo(*port)?,
+        Part::Verify { port } => load::verify(*port)?,
+        Part::Pour { to, chunks } => load::pour(*to, *chunks)?,
         Part::Ping { to, seconds } => load::ping(*to, time(seconds))?,
     };
     if !said.is_null() {
@@ -164,6 +171,18 @@ fn measure(system: System, options: &Options, scratch: &std::path::Path) -> Resu
                         figures.insert(name.into(), said[of].as_f64().unwrap_or(f64::NAN));
                     }
                 }
+                "rekey" => {
+                    std::thread::sleep(SESSION.saturating_sub(Duration::from_secs(8)));
+                    let start = std::time::Instant::now();
+                    let chunks = (10_000_000_000 / 131_072u64).to_string();
+                    let received =
+                        pair(&namespaces, &running, &["verify", PORT], |to| vec!["pour".into(), to, chunks])?.0;
+                    if received["is_right"] != true {
+                        return Err(format!("other octets arrived than were sent: {received}").into());
+                    }
+                    figures.insert("rekey_octets".into(), received["octets"].as_f64().unwrap_or(0.0));
+                    figures.insert("rekey_seconds".into(), start.elapsed().as_secs_f64());
+                }
                 other => return Err(format!("there is no figure {other}").into()),
             }
         }
@@ -174,6 +193,9 @@ fn measure(system: System, options: &Options, scratch: &std::path::Path) -> Resu
     }
     Ok(figures)
 }
+
+/// How old a WireGuard session is when it is renewed.
+const SESSION: Duration = Duration::from_secs(120);
 
 const PORT: &str = "5300";
 

@@ -65,7 +65,8 @@ fn state(idle: u16) -> Result<State, Error> {
 
 fn key(n: u16) -> PrivateKey {
     let mut octets = [7; 32];
-    octets[..2].copy_from_slice(&n.to_be_bytes());
+    // The lowest three and the highest bits of a key do not count.
+    octets[1..3].copy_from_slice(&n.to_be_bytes());
     PrivateKey::from_bytes(octets)
 }
 

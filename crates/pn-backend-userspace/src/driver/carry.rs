@@ -19,8 +19,9 @@ use crate::tap::Direction;
 /// Batches of datagrams taken from the underlay before containers get their turn.
 const BATCHES: usize = 4;
 
-/// Packets that an interface sends before others get their turn.
+/// Packets that an interface sends before others get their turn, and octets.
 const READS: usize = 64;
+const READ_OCTETS: usize = 256 * 1024;
 
 /// Packets of a stack that are carried before others get their turn, and what an answer of the resolver counts for: one
 /// may cost as much as many packets.
@@ -137,7 +138,11 @@ impl Driver {
 
     /// Takes packets that a container's interface sends.
     pub(super) fn read(&mut self, place: usize) {
+        let mut octets = 0;
         for _ in 0..READS {
+            if octets >= READ_OCTETS {
+                return;
+            }
             let Some(attached) = self.tuns.get(place).and_then(Option::as_ref) else {
                 return;
             };
@@ -153,6 +158,7 @@ impl Driver {
                     return;
                 }
             };
+            octets += len;
             if let Err(reason) = self.forward_read(place, start..start + len) {
                 self.shared.drops.count(reason);
             }

@@ -179,7 +179,8 @@ impl<Place> Group<Place> {
             let forbids_fragments = octets[6] & 0x40 != 0;
             let counts = now == before.wrapping_add(count as u16);
             // One that is not to be cut needs no identification (RFC 6864), and then all may have the same.
-            if !counts && !(forbids_fragments && now == before) || is_counting.is_some_and(|before| before != counts) {
+            let is_fixed = forbids_fragments && now == before;
+            if !(counts || is_fixed) || is_counting.is_some_and(|before| before != counts) {
                 return false;
             }
             is_counting = Some(counts);

@@ -1,6 +1,7 @@
 //! Network namespaces for tests that need root.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
+#![expect(clippy::print_stdout, reason = "what is left out is said")]
 #![expect(clippy::unwrap_used, reason = "tests fail where something is missing")]
 
 use std::fs::File;
