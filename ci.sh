@@ -20,7 +20,7 @@ packages=(
     # To be checked by: gates and probes.
     python3 util-linux procps iproute2 iputils-ping ethtool nftables tcpdump tshark socat curl openssl iperf3 wireguard-tools busybox-static dash
     # To be asked by and to work with: resolvers and name servers.
-    bind9 bind9-utils bind9-dnsutils knot knot-dnsutils nsd dnsmasq-base nodejs
+    bind9 bind9-utils bind9-dnsutils knot knot-dnsutils knot-dnssecutils nsd dnsmasq-base nodejs
     # To keep state in, and to be hidden behind.
     etcd-server etcd-client nginx libnginx-mod-http-modsecurity modsecurity-crs
     # A kernel with WireGuard, to boot.

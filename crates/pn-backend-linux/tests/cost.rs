@@ -1,7 +1,5 @@
 //! What a large node costs: 200 containers in 100 networks.
 
-#![expect(clippy::print_stdout, reason = "tests say what they did")]
-
 mod hosts;
 
 use std::time::{Duration, Instant};

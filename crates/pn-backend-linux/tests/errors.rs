@@ -1,7 +1,5 @@
 //! What is wrong is told by its name, with what to do about it, and the rest of the plan is applied.
 
-#![expect(clippy::unwrap_used, reason = "tests fail where something is missing")]
-
 mod hosts;
 
 use hosts::{Netns, Region, container, directory, explain, is_root, network};
@@ -129,7 +127,6 @@ async fn without_what_it_needs_it_does_not_start_and_says_what_is_missing() {
 
 #[tokio::test]
 #[ignore = "it is run by the test above, where things are missing"]
-#[expect(clippy::print_stdout, reason = "it is read by the test above")]
 async fn says_why_it_does_not_start() {
     let error = LinuxBackend::builder(NodeId::from_u128(1)).directory(directory()).build().await.unwrap_err();
     println!("{:?}: {}", error.kind(), explain(&error));
