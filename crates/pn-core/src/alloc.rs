@@ -18,21 +18,32 @@ pub(crate) enum Exhausted {
     },
 }
 
-/// Gives the numbers from `1` to `capacity` in turn, each to one owner at a time.
+/// Which of the numbers that have rested comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reuse {
+    /// After those that were never given, the one that was given back first. Whoever records the numbers records each that
+    /// is free and was given before.
+    Oldest,
+    /// The next in turn: every other one comes before a number comes again. What has rested is forgotten, so that few have to be
+    /// recorded of very many.
+    InTurn,
+}
+
+/// Gives the numbers from `1` to `capacity`, each to one owner at a time.
 ///
 /// A number rests after it was given back. While it does, the owner that had it gets it back at once, and nobody else gets
-/// it. Others get the next number in turn that neither is in use nor rests: every other one comes before a number comes
-/// again. So nothing has to be remembered of a number that has rested, and what is to be recorded stays small.
+/// it. Others get the next number in turn that was never given, or one that has rested.
 ///
 /// Costs grow with the logarithm of the numbers that rest and, in words of 64, with those passed over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Pool<Owner> {
     capacity: u32,
     rest: Duration,
+    reuse: Reuse,
     /// The number whose turn it is.
     next: u32,
     in_use: Bits,
-    /// Numbers that rest; those that have rested leave with one of the next changes.
+    /// Numbers that rest or have rested; what is forgotten leaves.
     resting: Bits,
     /// How many numbers are in use.
     used: u32,
@@ -46,10 +57,11 @@ impl<Owner: Ord + Copy> Pool<Owner> {
     /// How many numbers that have rested are forgotten with one change, so that the records it changes are few.
     pub(crate) const SETTLED: usize = 8;
 
-    pub(crate) const fn new(capacity: u32, rest: Duration) -> Self {
+    pub(crate) const fn new(capacity: u32, rest: Duration, reuse: Reuse) -> Self {
         Self {
             capacity,
             rest,
+            reuse,
             next: 1,
             in_use: Bits(Vec::new()),
             resting: Bits(Vec::new()),
@@ -68,8 +80,11 @@ impl<Owner: Ord + Copy> Pool<Owner> {
         } else if let Some(number) = self.free(self.next, self.capacity).or_else(|| self.free(1, self.next)) {
             self.next = if number < self.capacity { number + 1 } else { 1 };
             number
+        } else if let Some((since, number)) = self.oldest().filter(|(since, _)| since.after(self.rest) <= now) {
+            self.forget_rest(since, number);
+            number
         } else {
-            let until = self.rests.first_key_value().map(|((since, _), _)| since.after(self.rest));
+            let until = self.oldest().map(|(since, _)| since.after(self.rest));
             return Err(until.map_or(Exhausted::InUse, |until| Exhausted::Resting { until }));
         };
         self.in_use.set(number);
@@ -133,7 +148,7 @@ impl<Owner: Ord + Copy> Pool<Owner> {
         is_there
     }
 
-    /// Returns the numbers that rest, with who had them and since when, oldest first.
+    /// Returns the numbers that rest or have rested, with who had them and since when, oldest first.
     pub(crate) fn rests(&self) -> impl Iterator<Item = (u32, &Owner, Timestamp)> {
         self.rests.iter().map(|((since, number), owner)| (*number, owner, *since))
     }
@@ -150,9 +165,18 @@ impl<Owner: Ord + Copy> Pool<Owner> {
         (now < since.after(self.rest)).then_some((*since, *number))
     }
 
-    /// Forgets the numbers that have rested longest, if they have rested.
+    /// Returns the number that was given back first, after since when it rests.
+    fn oldest(&self) -> Option<(Timestamp, u32)> {
+        self.rests.first_key_value().map(|(key, _)| *key)
+    }
+
+    /// Forgets the numbers that have rested longest, if they have rested and need not be remembered.
     fn settle(&mut self, now: Timestamp) {
-        for _ in 0..Self::SETTLED {
+        let settled = match self.reuse {
+            Reuse::Oldest => 0,
+            Reuse::InTurn => Self::SETTLED,
+        };
+        for _ in 0..settled {
             match self.rests.first_key_value() {
                 Some((&(since, number), _)) if since.after(self.rest) <= now => self.forget_rest(since, number),
                 _ => return,

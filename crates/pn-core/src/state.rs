@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 
 pub use self::error::ApplyError;
 pub use self::planning::NodePlanner;
-use crate::alloc::Pool;
+use crate::alloc::{Pool, Reuse};
 use crate::app::{App, Formation, Hosting};
 use crate::container::{Container, Phase, Slot};
 use crate::container_type::ContainerType;
@@ -299,7 +299,7 @@ impl State {
     /// Makes the empty state of a region.
     #[must_use]
     pub fn new(region: Region) -> Self {
-        let vnis = Pool::new(region.policy.last_vni.get(), region.policy.vni_rest);
+        let vnis = Pool::new(region.policy.last_vni.get(), region.policy.vni_rest, Reuse::InTurn);
         Self {
             policy: region.policy,
             generation: Generation::ZERO,

@@ -12,7 +12,7 @@ fn at(seconds: u64) -> Timestamp {
 
 #[test]
 fn n4_another_owner_waits_the_same_does_not() {
-    let mut pool = Pool::new(2, REST);
+    let mut pool = Pool::new(2, REST, Reuse::Oldest);
     assert_eq!(pool.take(&'a', at(0)), Ok(1));
     assert_eq!(pool.take(&'b', at(0)), Ok(2));
     assert_eq!(pool.take(&'c', at(0)), Err(Exhausted::InUse));
@@ -27,7 +27,7 @@ fn n4_another_owner_waits_the_same_does_not() {
 
 #[test]
 fn n4_every_other_number_comes_before_one_comes_again() {
-    let mut pool = Pool::new(3, REST);
+    let mut pool = Pool::new(3, REST, Reuse::InTurn);
     assert_eq!((pool.take(&'a', at(0)), pool.take(&'b', at(0))), (Ok(1), Ok(2)));
     pool.release(2, 'b', at(1));
     pool.release(1, 'a', at(2));
@@ -37,8 +37,19 @@ fn n4_every_other_number_comes_before_one_comes_again() {
 }
 
 #[test]
+fn n4_never_given_comes_before_rested_and_oldest_before_younger() {
+    let mut pool = Pool::new(3, REST, Reuse::Oldest);
+    assert_eq!((pool.take(&'a', at(0)), pool.take(&'b', at(0))), (Ok(1), Ok(2)));
+    pool.release(2, 'b', at(1));
+    pool.release(1, 'a', at(2));
+    assert_eq!(pool.take(&'c', at(1000)), Ok(3));
+    assert_eq!(pool.take(&'d', at(1000)), Ok(2));
+    assert_eq!(pool.take(&'e', at(1000)), Ok(1));
+}
+
+#[test]
 fn n4_what_has_rested_is_forgotten_a_few_at_a_time() {
-    let mut pool = Pool::new(100, REST);
+    let mut pool = Pool::new(100, REST, Reuse::InTurn);
     (0..50).for_each(|owner| assert_eq!(pool.take(&owner, at(0)), Ok(owner + 1)));
     (0..50u32).for_each(|owner| pool.release(owner + 1, owner, at(1)));
     assert_eq!(pool.rests().count(), 50);
@@ -48,7 +59,7 @@ fn n4_what_has_rested_is_forgotten_a_few_at_a_time() {
 
 #[test]
 fn n3_release_is_idempotent() {
-    let mut pool = Pool::new(2, REST);
+    let mut pool = Pool::new(2, REST, Reuse::Oldest);
     assert_eq!(pool.take(&'a', at(0)), Ok(1));
     for number in [0, 1, 1, 2, 3, u32::MAX] {
         pool.release(number, 'a', at(1));
@@ -61,7 +72,7 @@ fn n3_release_is_idempotent() {
 
 #[test]
 fn n1_giving_one_of_1022_numbers_back_frees_that_one() {
-    let mut pool = Pool::new(1022, REST);
+    let mut pool = Pool::new(1022, REST, Reuse::Oldest);
     (1..=1022).for_each(|number| assert_eq!(pool.take(&number, at(0)), Ok(number)));
     for number in 1..=1022 {
         pool.release(number, number, at(1));
@@ -81,7 +92,7 @@ struct Model {
 }
 
 impl Model {
-    fn take(&mut self, capacity: u32, owner: u8, now: Timestamp) -> Result<u32, Exhausted> {
+    fn take(&mut self, reuse: Reuse, capacity: u32, owner: u8, now: Timestamp) -> Result<u32, Exhausted> {
         let free = |(number, state): (&u32, &Result<u8, _>)| state.err().map(|(since, by)| (since, *number, by));
         let free: Vec<(Timestamp, u32, u8)> = self.numbers.iter().filter_map(free).collect();
         let rests = |since: Timestamp| now < since.after(REST);
@@ -89,14 +100,15 @@ impl Model {
         let is_there = |number: &u32| match self.numbers.get(number) {
             None => true,
             Some(Ok(_)) => false,
-            Some(Err((since, _))) => !rests(*since),
+            Some(Err((since, _))) => reuse == Reuse::InTurn && !rests(*since),
         };
         let next = (self.last + 1..=capacity).chain(1..=self.last).find(is_there);
-        let Some(number) = own.map(|(_, number, _)| *number).or(next) else {
+        let oldest = free.iter().filter(|(since, ..)| !rests(*since)).min().map(|(_, number, _)| *number);
+        let Some(number) = own.map(|(_, number, _)| *number).or(next).or(oldest) else {
             let first = free.iter().map(|(since, ..)| since.after(REST)).min();
             return Err(first.map_or(Exhausted::InUse, |until| Exhausted::Resting { until }));
         };
-        if own.is_none() {
+        if own.is_none() && next.is_some() {
             self.last = number;
         }
         self.numbers.insert(number, Ok(owner));
@@ -116,11 +128,12 @@ proptest! {
     /// One owner may hold several numbers here, as two incarnations of a slot do.
     #[test]
     fn pool_equals_the_model(
+        reuse in prop::sample::select(vec![Reuse::Oldest, Reuse::InTurn]),
         capacity in 1u32..70,
         recorded in prop::collection::vec((0u32..75, 0u8..12), 0..20),
         steps in prop::collection::vec((0u8..12, 0u64..40, any::<prop::sample::Index>(), any::<bool>()), 0..200),
     ) {
-        let (mut pool, mut model, mut now) = (Pool::new(capacity, REST), Model::default(), Timestamp::ZERO);
+        let (mut pool, mut model, mut now) = (Pool::new(capacity, REST, reuse), Model::default(), Timestamp::ZERO);
         for (number, owner) in recorded {
             let is_free = (1..=capacity).contains(&number) && !model.numbers.contains_key(&number);
             prop_assert_eq!(pool.occupy(number), is_free);
@@ -131,7 +144,7 @@ proptest! {
         for (owner, seconds, pick, take) in steps {
             now = now.after(Duration::from_secs(seconds));
             if take {
-                prop_assert_eq!(pool.take(&owner, now), model.take(capacity, owner, now));
+                prop_assert_eq!(pool.take(&owner, now), model.take(reuse, capacity, owner, now));
             } else {
                 let number = pick.index(capacity as usize + 2) as u32;
                 let owner = model.numbers.get(&number).and_then(|state| state.ok()).unwrap_or(owner);

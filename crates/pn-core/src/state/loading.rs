@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::planning::ZoneCache;
 use super::{Cached, Clock, Member, NetworkState, NodeState, PackedPhase, Part, ProjectState, State};
-use crate::alloc::Pool;
+use crate::alloc::{Pool, Reuse};
 use crate::app::App;
 use crate::container::{Container, Phase};
 use crate::id::{NetworkId, NodeId, ProjectId};
@@ -214,7 +214,7 @@ impl State {
         if !self.vnis.occupy(vni.get()) {
             return Err(LoadError::Vni { network: id });
         }
-        let addresses = Pool::new(subnet.capacity(), self.policy.address_rest);
+        let addresses = Pool::new(subnet.capacity(), self.policy.address_rest, Reuse::Oldest);
         let state = NetworkState {
             network,
             addresses,

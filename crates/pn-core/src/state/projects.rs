@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::planning::ZoneCache;
 use super::{ApplyError, Cached, NetworkState, ProjectState, State};
-use crate::alloc::{Exhausted, Pool};
+use crate::alloc::{Exhausted, Pool, Reuse};
 use crate::app::{App, Formation, Hosting};
 use crate::container_type::{ContainerType, Exposure};
 use crate::id::{AppId, NetworkId, ProjectId};
@@ -73,7 +73,7 @@ impl State {
         state.network = Some(network);
         let state = NetworkState {
             network: Network { id: network, project, vni, subnet, ipv6, encryption, key_scope, terms },
-            addresses: Pool::new(subnet.capacity(), self.policy.address_rest),
+            addresses: Pool::new(subnet.capacity(), self.policy.address_rest, Reuse::Oldest),
             members: BTreeMap::new(),
             types: Vec::new(),
             parts: Vec::new(),
