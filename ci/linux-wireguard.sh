@@ -7,11 +7,11 @@ cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-binary=$(cargo test --locked -p pn-backend-linux --test wireguard --no-run --message-format=json 2>/dev/null |
+binary=$(cargo test --locked -p pn-backend-linux --test kernel --no-run --message-format=json 2>/dev/null |
     python3 -c 'import json, sys
 for line in sys.stdin:
     message = json.loads(line)
-    if message.get("target", {}).get("name") == "wireguard" and message.get("executable"): print(message["executable"])')
+    if message.get("target", {}).get("name") == "kernel" and message.get("executable"): print(message["executable"])')
 
 # The kernel, by way of the package that depends on the current one.
 cache=${PN_KERNEL_CACHE:-$work/kernel}
@@ -50,7 +50,7 @@ mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; m
 . /load
 [ -e /dev/net/tun ] || { mkdir -p /dev/net; mknod /dev/net/tun c 10 200; }
 ip link set lo up
-PN_REQUIRE_ROOT=1 PN_REQUIRE_WIREGUARD=1 RUST_BACKTRACE=1 /bin/test --nocapture --test-threads 1
+PN_REQUIRE_ROOT=1 PN_REQUIRE_WIREGUARD=1 RUST_BACKTRACE=1 /bin/test --nocapture --test-threads 1 wireguard::
 echo "the tests ended with $?"
 poweroff -f
 INIT

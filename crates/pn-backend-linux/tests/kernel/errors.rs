@@ -1,6 +1,6 @@
 //! What is wrong is told by its name, with what to do about it, and the rest of the plan is applied.
 
-mod hosts;
+use crate::hosts;
 
 use hosts::{Netns, Region, container, directory, explain, is_root, network};
 use pn_backend_linux::{LinuxBackend, TunnelKind};
@@ -109,7 +109,7 @@ async fn without_what_it_needs_it_does_not_start_and_says_what_is_missing() {
     }
     // As an ordinary user, and without nft in the path: in another process, since both are the process's own.
     let this = std::env::current_exe().unwrap();
-    let test = format!("{} --ignored --exact --nocapture says_why_it_does_not_start", this.display());
+    let test = format!("{} --ignored --exact --nocapture errors::says_why_it_does_not_start", this.display());
     let user = hosts::sh(&format!("setpriv --reuid 65534 --regid 65534 --clear-groups --bounding-set=-all {test}"));
     assert!(user.contains("PermissionDenied") && user.contains("CAP_NET_ADMIN"), "{user}");
     let missing = hosts::sh(&format!("PATH=/nowhere {test}"));

@@ -1,9 +1,9 @@
 //! The reachability matrix: three nodes, three networks with the same addresses, twelve containers in each; everyone tries
 //! everyone, by TCP and UDP, on ports picked at random. What may be reached is, and what may not is not, to the last pair.
 
-#![expect(clippy::unwrap_used, reason = "tests fail where something is missing, and say what they did")]
+#![expect(clippy::unwrap_used, reason = "tests fail where something is missing")]
 
-mod hosts;
+use crate::hosts;
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};

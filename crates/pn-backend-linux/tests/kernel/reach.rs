@@ -1,6 +1,6 @@
 //! Packets between containers on hosts that are namespaces, asserted with `ping`, `curl`, `dig` and captures.
 
-mod hosts;
+use crate::hosts;
 
 use hosts::{Region, eventually, is_root, network, sh};
 use pn_core::Name;
@@ -22,7 +22,6 @@ async fn containers_of_two_hosts_reach_each_other_by_name_and_nothing_is_in_clea
         assert!(region.netns(from).works(&format!("ping -c 1 -W 10 {}", region.address(to))), "{from} to {to}");
     }
     let secret = "the-secret-that-nobody-may-see-on-the-wire";
-    let _server = region.netns(b).spawn("socat -u TCP-LISTEN:3000,fork,reuseaddr SYSTEM:'cat >/dev/null'");
     let page = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n{secret}", secret.len());
     let web = format!("/tmp/{}.http", region.switch().0);
     std::fs::write(&web, page).expect("a file is written");

@@ -1,6 +1,6 @@
 //! What a large node costs: 200 containers in 100 networks.
 
-mod hosts;
+use crate::hosts;
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use hosts::{Region, explain, is_root, network};
 use pn_core::*;
 
 /// The CI machine is slow and shared; what is noted in the README was measured by itself.
-const NOISE: u32 = 5;
+const NOISE: u32 = 10;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_node_is_programmed_in_time() {

@@ -3,7 +3,7 @@
 
 #![expect(clippy::print_stdout, reason = "tests say what they did")]
 
-mod hosts;
+use crate::hosts;
 
 use hosts::{Region, is_root, network};
 use pn_backend_linux::{LinuxBackend, TunnelKind};

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests fail where something is missing")]
 
-mod hosts;
+use crate::hosts;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 

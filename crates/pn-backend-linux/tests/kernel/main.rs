@@ -1,0 +1,10 @@
+//! Everything that needs a kernel: networks between namespaces that are hosts.
+
+mod cost;
+mod errors;
+mod hostile;
+mod hosts;
+mod laws;
+mod matrix;
+mod reach;
+mod wireguard;
