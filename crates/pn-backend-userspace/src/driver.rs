@@ -34,10 +34,6 @@ const UNDERLAY: u64 = 0;
 const WAKE: u64 = 1;
 const FIRST_TUN: u64 = 2;
 
-/// How long events are looked for before the driver sleeps, and how soon the last must have come that it pays.
-const WATCH: Duration = Duration::from_micros(60);
-const SOON: Duration = Duration::from_micros(200);
-
 /// Events taken at a time.
 const EVENTS: usize = 64;
 
@@ -134,8 +130,6 @@ pub(crate) struct Driver {
     last_tun: Option<(ContainerId, usize)>,
     epoch: Instant,
     next_tick: Duration,
-    /// How long there was nothing to do before the last event.
-    idle: Duration,
 }
 
 /// An interface: a container's, or the one that all containers of a network share.
@@ -260,7 +254,6 @@ impl Driver {
             last_tun: None,
             epoch: Instant::now(),
             next_tick: TICK,
-            idle: Duration::MAX,
         })
     }
 
@@ -276,10 +269,7 @@ impl Driver {
                 }
             }
             let patience = self.patience();
-            let waited = self.watch(&mut events, patience).and_then(|()| match events.is_empty() {
-                true => self.wait(&mut events, self.patience()),
-                false => Ok(()),
-            });
+            let waited = self.wait(&mut events, patience);
             if let Err(error) = waited {
                 tracing::error!(%error, "the driver cannot wait for packets");
                 return;
@@ -308,41 +298,9 @@ impl Driver {
         next.saturating_sub(self.now())
     }
 
-    /// Looks for events for a moment without sleeping, where the last ones came so soon that it pays.
-    ///
-    /// To sleep and to be woken takes longer than a packet's way to the other node and back. Whoever else has something to do
-    /// goes first.
-    fn watch(&mut self, events: &mut Vec<Event>, patience: Duration) -> io::Result<()> {
-        events.clear();
-        let limit = patience.min(WATCH);
-        if limit.is_zero() || self.idle > SOON {
-            return Ok(());
-        }
-        let start = Instant::now();
-        while events.is_empty() && start.elapsed() < limit {
-            if self.shared.has_ready() || !self.commands.is_empty() {
-                return Ok(());
-            }
-            rustix::thread::sched_yield();
-            self.poll(events, Duration::ZERO)?;
-        }
-        if !events.is_empty() {
-            self.idle = start.elapsed();
-        }
-        Ok(())
-    }
-
-    fn poll(&self, events: &mut Vec<Event>, patience: Duration) -> io::Result<()> {
-        let timeout = Timespec::try_from(patience).map_err(io::Error::other)?;
-        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// Waits for events.
-    fn wait(&mut self, events: &mut Vec<Event>, patience: Duration) -> io::Result<()> {
-        let start = Instant::now();
+    fn wait(&self, events: &mut Vec<Event>, patience: Duration) -> io::Result<()> {
+        events.clear();
         let mut patience = patience;
         if !patience.is_zero() {
             // Who has work from here on wakes us; who had it before has put it where it is seen now.
@@ -351,10 +309,13 @@ impl Driver {
                 patience = Duration::ZERO;
             }
         }
-        let result = self.poll(events, patience);
+        let timeout = Timespec::try_from(patience).map_err(io::Error::other)?;
+        let result = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), Some(&timeout));
         self.shared.is_asleep.store(false, Ordering::SeqCst);
-        self.idle = start.elapsed();
-        result
+        match result {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn now(&self) -> Duration {

@@ -62,6 +62,8 @@ enum Part {
         namespace: Option<PathBuf>,
         #[arg(long)]
         client_seconds: Option<u64>,
+        #[arg(long)]
+        bridge: bool,
         #[arg(long, default_value_t = 0)]
         idle: u16,
     },
@@ -86,8 +88,9 @@ fn main() -> Result<(), Error> {
     };
     let time = |seconds: &f64| Duration::from_secs_f64(*seconds);
     let said = match part {
-        Part::Node { n, namespace, client_seconds, idle } => {
+        Part::Node { n, namespace, client_seconds, bridge, idle } => {
             let role = match (namespace, client_seconds) {
+                (Some(namespace), _) if *bridge => Role::Bridge(namespace.clone()),
                 (Some(namespace), _) => Role::Interface(namespace.clone()),
                 (None, Some(seconds)) => Role::Client(Duration::from_secs(*seconds)),
                 (None, None) => Role::Server,

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use pn_backend_userspace::{Port, TunPort, UserspaceBackend};
+use pn_backend_userspace::{Port, TapPort, TunPort, UserspaceBackend};
 use pn_core::*;
 use pn_overlay::PrivateKey;
 use serde_json::{Value, json};
@@ -25,6 +25,8 @@ const PORT: u16 = 5000;
 pub(crate) enum Role {
     /// It gives its container an interface in a namespace, and goes on until it is killed.
     Interface(PathBuf),
+    /// Its network has an interface in a namespace, for a bridge; otherwise the same.
+    Bridge(PathBuf),
     /// Its container has sockets in this process: it answers those of the other.
     Server,
     /// Its container has sockets in this process: it measures for a time.
@@ -77,9 +79,15 @@ pub(crate) async fn run(n: u16, role: Role, idle: u16) -> Result<Value, Error> {
     let backend = UserspaceBackend::builder(NodeId::from_u128(id)).listen(listen).private_key(key(n)).build().await?;
     backend.apply(&state(idle)?.node_plan(NodeId::from_u128(id))).await.into_result()?;
     let container = ContainerId::from_u128(id);
+    let is_bridge = matches!(role, Role::Bridge(_));
     match role {
-        Role::Interface(namespace) => {
-            backend.attach(container, TunPort::in_netns(namespace)).await?;
+        Role::Interface(namespace) | Role::Bridge(namespace) => {
+            if is_bridge {
+                let tap = TapPort::in_netns(namespace, "pn-tap".parse()?);
+                backend.attach_network(NetworkId::from_u128(1), tap).await?;
+            } else {
+                backend.attach(container, TunPort::in_netns(namespace)).await?;
+            }
             println!("ready");
             std::io::stdout().flush()?;
             // Until the harness closes the pipe, or takes itself away.

@@ -18,11 +18,12 @@ pub(crate) enum System {
     Nebula,
     VxlanOverBoringtun,
     Userspace { idle: u16 },
+    Bridge,
     InProcess,
 }
 
 impl System {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Veth,
         Self::Vxlan,
         Self::Boringtun { threads: 1 },
@@ -33,6 +34,7 @@ impl System {
         Self::VxlanOverBoringtun,
         Self::Userspace { idle: 0 },
         Self::Userspace { idle: 999 },
+        Self::Bridge,
         Self::InProcess,
     ];
 
@@ -48,6 +50,7 @@ impl System {
             Self::VxlanOverBoringtun => "vxlan+boringtun",
             Self::Userspace { idle: 0 } => "pn-userspace",
             Self::Userspace { .. } => "pn-userspace-1000",
+            Self::Bridge => "pn-bridge",
             Self::InProcess => "pn-in-process",
         }
     }
@@ -55,7 +58,7 @@ impl System {
     /// Returns the program that it needs and that is not there.
     pub(crate) fn missing(self) -> Option<&'static str> {
         let wanted: &[&'static str] = match self {
-            Self::Veth | Self::Vxlan | Self::Userspace { .. } | Self::InProcess => &["ip"],
+            Self::Veth | Self::Vxlan | Self::Userspace { .. } | Self::Bridge | Self::InProcess => &["ip"],
             Self::Boringtun { .. } | Self::VxlanOverBoringtun => &["boringtun-cli", "wg"],
             Self::Gotatun => &["gotatun", "wg"],
             Self::WireguardGo => &["wireguard-go", "wg"],
@@ -97,6 +100,32 @@ impl System {
                     let namespace = format!("/run/netns/{}", namespaces.name(&format!("cont{n}")));
                     command.args(["node", &n.to_string(), "--namespace", &namespace, "--idle", &idle.to_string()]);
                     running.daemons.push(Daemon::start_and_wait(command)?);
+                }
+                (running.client, running.server) = ("cont0", "cont1");
+                running.address = CONTAINER[1].to_string();
+            }
+            Self::Bridge => {
+                for n in 0..2 {
+                    let (node, container) = (format!("node{n}"), format!("cont{n}"));
+                    let mut command = namespaces.command(&node, &this_program()?);
+                    let namespace = format!("/run/netns/{}", namespaces.name(&node));
+                    command.args(["node", &n.to_string(), "--namespace", &namespace, "--bridge"]);
+                    running.daemons.push(Daemon::start_and_wait(command)?);
+                    let (inside, me, other) = (namespaces.name(&container), n + 1, 2 - n);
+                    namespaces.sh(
+                        &node,
+                        &format!(
+                            "ip link add br0 type bridge; ip link set br0 up; ip link set pn-tap master br0
+                             ip link add v0 type veth peer name eth0 netns {inside}; ip link set v0 master br0 up"
+                        ),
+                    )?;
+                    namespaces.sh(
+                        &container,
+                        &format!(
+                            "ip link set eth0 address 02:00:0a:f0:00:0{me} mtu 1390 up; ip address add 10.240.0.{me}/22 dev eth0
+                             ip neighbour add 10.240.0.{other} lladdr 02:00:0a:f0:00:0{other} dev eth0 nud permanent"
+                        ),
+                    )?;
                 }
                 (running.client, running.server) = ("cont0", "cont1");
                 running.address = CONTAINER[1].to_string();
