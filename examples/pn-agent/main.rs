@@ -36,8 +36,8 @@ pub(crate) type Error = Box<dyn StdError + Send + Sync>;
 #[derive(Debug, Parser)]
 #[command(name = "pn-agent", version, max_term_width = 100, after_help = EXAMPLES)]
 struct Options {
-    /// Where the state is kept: sqlite:PATH, or etcd://[USER:PASSWORD@]HOST:PORT[,HOST:PORT]/PREFIX.
-    #[arg(long, env = "PN_STORE", hide_env_values = true)]
+    /// Where the state is kept.
+    #[arg(long, env = "PN_STORE", hide_env_values = true, help = STORE)]
     store: String,
     /// What to call the node.
     #[arg(long)]
@@ -192,6 +192,8 @@ fn address(text: &str, port: u16) -> Result<SocketAddr, String> {
     let bare = || text.parse::<IpAddr>().map(|address| SocketAddr::new(address, port));
     text.parse().or_else(|_| bare()).map_err(|_| format!("{text:?} is no IP address, with or without a port"))
 }
+
+const STORE: &str = "Where the state is kept: sqlite:PATH, or etcd://[USER:PASSWORD@]HOST:PORT[,HOST:PORT]/PREFIX";
 
 const EXAMPLES: &str = "\
 Examples:

@@ -9,9 +9,8 @@ use pn_core::{ContainerId, ContainerType, Families, Formation, Label, Subnet};
 #[derive(Debug, Parser)]
 #[command(name = "pn", version, max_term_width = 100, after_help = EXAMPLES)]
 pub(crate) struct Cli {
-    /// Where the state is kept: sqlite:PATH, or etcd://[USER:PASSWORD@]HOST:PORT[,HOST:PORT]/PREFIX. By default a file in the
-    /// user's data directory.
-    #[arg(long, env = "PN_STORE", global = true, hide_env_values = true)]
+    /// Where the state is kept.
+    #[arg(long, env = "PN_STORE", global = true, hide_env_values = true, help = STORE)]
     pub(crate) store: Option<String>,
     /// The app, by name or id; also before the command.
     #[arg(short, long, global = true)]
@@ -194,6 +193,9 @@ pub(crate) struct Start {
     #[arg(long)]
     pub(crate) no_wait: bool,
 }
+
+const STORE: &str = "Where the state is kept: sqlite:PATH, or etcd://[USER:PASSWORD@]HOST:PORT[,HOST:PORT]/PREFIX. \
+                     By default a file in the user's data directory";
 
 const EXAMPLES: &str = "\
 Examples:

@@ -14,8 +14,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use machines::{Container, Fleet, Machine, Running, fail, is_root, succeed, wait_for};
+use pn_core::{AppId, Change, ContainerId, NodeId, Region, Slot};
+use pn_examples::interface::{self, Progress};
+use pn_store::Registry;
 use serde_json::Value;
+
+use machines::{Container, Fleet, Machine, Running, fail, is_root, succeed, wait_for};
 
 /// Machines with agents, and where their state is kept.
 struct Platform {
@@ -288,6 +292,67 @@ fn bad_input_says_what_is_wrong_and_changes_nothing() {
     rival.arg("--key-file").arg(platform.fleet.dir.join("rival.key"));
     let complaint = fail(&mut rival, 1);
     assert!(complaint.contains("another agent with another key is node node1, and alive"), "{complaint}");
+}
+
+/// As many as `PN_CYCLES` says, or enough to notice what stays of each.
+#[test]
+fn containers_that_come_and_go_leave_nothing() {
+    if !is_root() {
+        return;
+    }
+    let cycles: u32 = std::env::var("PN_CYCLES").ok().and_then(|cycles| cycles.parse().ok()).unwrap_or(100);
+    let mut platform = Platform::with_sqlite();
+    platform.shop();
+    let inside = platform.fleet.container("cycle");
+    let node: NodeId = platform.json(&["nodes"])[0]["id"].as_str().unwrap().parse().unwrap();
+    let app: AppId =
+        platform.json(&["apps"]).as_array().unwrap().iter().find(|app| app["name"] == "my-app").unwrap()["id"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+    let agent = platform.agents[0].as_ref().unwrap().0.id();
+    let has = || {
+        let count = |what| std::fs::read_dir(format!("/proc/{agent}/{what}")).unwrap().count();
+        let status = std::fs::read_to_string(format!("/proc/{agent}/status")).unwrap();
+        let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let memory: usize = memory.trim().trim_end_matches(" kB").parse().unwrap();
+        let namespaces = succeed(Command::new("ip").args(["netns", "list"])).lines().count();
+        (count("fd"), count("task"), namespaces, memory)
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let registry = Registry::new(runtime.block_on(pn_store::connect(&platform.store)).unwrap(), Region::default());
+    let cycle = |n: u32| {
+        let (container, slot) =
+            (ContainerId::from_u128(n.into()), Slot::new(app, "my-app-backend".parse().unwrap(), 1));
+        runtime.block_on(async {
+            let store = &**registry.store();
+            interface::want(store, node, container, Path::new(&inside.path())).await.unwrap();
+            registry.apply(Change::Start { container, slot: slot.unwrap(), node }).await.unwrap();
+            let settled = interface::settled(store, node, container, machines::PATIENCE).await.unwrap();
+            assert!(matches!(settled, Some(Progress::Ready { .. })), "{settled:?}");
+            // Ordinary life: its name goes first.
+            registry.apply(Change::Stop(container)).await.unwrap();
+            registry.apply(Change::Fail(container)).await.unwrap();
+            interface::forget(store, node, container).await.unwrap();
+        });
+        wait_for("the interface is gone", || {
+            let links = succeed(inside.command("ip").args(["-br", "link"]));
+            if links.contains("pn0") { Err(links) } else { Ok(()) }
+        });
+    };
+    (1..=20).for_each(cycle);
+    let before = has();
+    (21..=20 + cycles).for_each(cycle);
+    // Threads of the runtime come and go.
+    wait_for("descriptors, threads and namespaces are what they were", || {
+        let after = has();
+        let is_same = after.0 <= before.0 && after.1 <= before.1 + 2 && after.2 == before.2;
+        if is_same { Ok(()) } else { Err(format!("{after:?} after {before:?}")) }
+    });
+    let after = has();
+    println!("{cycles} cycles: {before:?} and then {after:?} (descriptors, threads, namespaces, kB)");
+    assert!(after.3 < before.3 + 8_192, "{after:?} after {before:?}");
 }
 
 #[test]
