@@ -148,6 +148,12 @@ pub(crate) async fn stop(registry: &Registry, container: ContainerId) -> Result<
 }
 
 pub(crate) async fn fail(registry: &Registry, container: ContainerId) -> Result<(), Error> {
+    // Its name goes first: what vanishes with its name looks like an accident to agents, which then ask.
+    let stopped = registry.apply(Change::Stop(container)).await?;
+    if let Some(network) = stopped.network_of_container(container) {
+        let withdrawn = registry.synced(stopped.revision(), network, PATIENCE).await;
+        withdrawn.or_else(|error| if error.is_retryable() { Ok(()) } else { Err(error) })?;
+    }
     registry.apply(Change::Fail(container)).await?;
     Ok(())
 }

@@ -331,8 +331,10 @@ fn containers_that_come_and_go_leave_nothing() {
             registry.apply(Change::Start { container, slot: slot.unwrap(), node }).await.unwrap();
             let settled = interface::settled(store, node, container, machines::PATIENCE).await.unwrap();
             assert!(matches!(settled, Some(Progress::Ready { .. })), "{settled:?}");
-            // Ordinary life: its name goes first.
-            registry.apply(Change::Stop(container)).await.unwrap();
+            // Its name goes first, as `pn fail` does.
+            let stopped = registry.apply(Change::Stop(container)).await.unwrap();
+            let network = stopped.network_of_container(container).unwrap();
+            registry.synced(stopped.revision(), network, machines::PATIENCE).await.unwrap();
             registry.apply(Change::Fail(container)).await.unwrap();
             interface::forget(store, node, container).await.unwrap();
         });
