@@ -51,6 +51,12 @@ impl Fleet {
         self.namespaces.len()
     }
 
+    /// Counts the network namespaces of this fleet that there are.
+    pub(crate) fn there(&self) -> usize {
+        let listed = succeed(Command::new("ip").args(["netns", "list"]));
+        listed.lines().filter(|line| line.starts_with(&format!("{}-", self.prefix))).count()
+    }
+
     /// Makes an empty network namespace and returns its name.
     pub(crate) fn namespace(&mut self, name: &str) -> String {
         let name = format!("{}-{name}", self.prefix);
