@@ -58,6 +58,17 @@ fn n4_what_has_rested_is_forgotten_a_few_at_a_time() {
 }
 
 #[test]
+fn what_is_vacated_was_never_given() {
+    let mut pool = Pool::new(2, REST, Reuse::Oldest);
+    assert_eq!(pool.take(&'a', at(0)), Ok(1));
+    pool.vacate(1);
+    pool.vacate(1);
+    assert_eq!((pool.used(), pool.rests().count()), (0, 0));
+    assert_eq!((pool.take(&'b', at(0)), pool.take(&'c', at(0))), (Ok(2), Ok(1)));
+    assert_eq!((pool.used(), pool.take(&'d', at(0))), (2, Err(Exhausted::InUse)));
+}
+
+#[test]
 fn n3_release_is_idempotent() {
     let mut pool = Pool::new(2, REST, Reuse::Oldest);
     assert_eq!(pool.take(&'a', at(0)), Ok(1));
