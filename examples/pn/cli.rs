@@ -123,9 +123,6 @@ pub(crate) enum Command {
     Plan {
         /// The node, by name or id.
         node: String,
-        /// Show what is different from what its agent last applied.
-        #[arg(long)]
-        diff: bool,
     },
     /// Show how the nodes' agents are doing.
     Status,

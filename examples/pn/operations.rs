@@ -52,18 +52,11 @@ pub(crate) async fn nodes(
     Ok(List::new(columns, rows).print(format, out)?)
 }
 
-pub(crate) async fn plan(
-    registry: &Registry,
-    lookup: &Lookup<'_>,
-    node: &str,
-    diff: bool,
-    out: &mut impl Write,
-) -> Result<(), Error> {
+pub(crate) async fn plan(lookup: &Lookup<'_>, node: &str, out: &mut impl Write) -> Result<(), Error> {
     let state = lookup.state().await?;
     let node = lookup::node(&state, node)?.id;
     let plan = state.node_plan(node);
     let before = NodePlan::empty(node, pn_core::Generation::ZERO);
-    let _ = (diff, registry);
     plan.changes_since(&before).iter().try_for_each(|change| writeln!(out, "{change}"))?;
     Ok(())
 }
