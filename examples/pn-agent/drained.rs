@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use pn_core::{Change, ContainerId, NodePlan};
+use pn_core::{ApplyError, NetworkPlan, NodePlan};
 use pn_examples::interface;
-use pn_store::{Clock as _, Registry, RegistryError, SystemClock};
+use pn_store::{Registry, RegistryError};
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{debug, info};
@@ -17,32 +17,29 @@ pub(crate) async fn run(registry: Registry, plans: watch::Receiver<Option<NodePl
     loop {
         sleep(EVERY).await;
         let Some(plan) = plans.borrow().clone() else { continue };
-        for container in unnamed(&plan) {
-            if let Err(error) = remove(&registry, &plan, container).await {
-                debug!(%container, %error, "it is removed later");
+        for network in plan.networks.values() {
+            if let Err(error) = remove(&registry, &plan, network).await {
+                debug!(network = %network.id, %error, "they are removed later");
             }
         }
     }
 }
 
-/// Lists the node's containers that have a way and no name: they drain or start.
-fn unnamed(plan: &NodePlan) -> Vec<ContainerId> {
-    let mut unnamed = Vec::new();
-    for network in plan.networks.values() {
-        let ours = network.endpoints.iter().filter(|endpoint| endpoint.node == plan.node);
-        unnamed.extend(ours.filter(|endpoint| !network.is_named(endpoint)).map(|endpoint| endpoint.container));
+/// Removes the node's containers of one network that have drained, and forgets their interfaces.
+async fn remove(registry: &Registry, plan: &NodePlan, network: &NetworkPlan) -> Result<(), RegistryError> {
+    // What has a way and no name drains or starts.
+    let ours = network.endpoints.iter().filter(|endpoint| endpoint.node == plan.node);
+    let unnamed: Vec<_> = ours.filter(|endpoint| !network.is_named(endpoint)).collect();
+    if unnamed.is_empty() || registry.remove_drained(network.project, plan.node).await? == 0 {
+        return Ok(());
     }
-    unnamed
-}
-
-async fn remove(registry: &Registry, plan: &NodePlan, container: ContainerId) -> Result<(), RegistryError> {
-    let project = registry.project_of_container(container).await?;
-    let state = registry.project(project).await?;
-    let Some(network) = state.network_of_container(container) else { return Ok(()) };
-    if state.drained(network, SystemClock.now()).any(|drained| drained == container) {
-        registry.apply(Change::Remove(container)).await?;
-        interface::forget(&**registry.store(), plan.node, container).await?;
-        info!(%container, "drained and removed");
+    for endpoint in unnamed {
+        let container = endpoint.container;
+        let found = registry.project_of_container(container).await;
+        if let Err(RegistryError::Refused(ApplyError::UnknownContainer { .. })) = found {
+            interface::forget(&**registry.store(), plan.node, container).await?;
+            info!(%container, "drained and removed");
+        }
     }
     Ok(())
 }
