@@ -1,7 +1,7 @@
 //! Private networks, end to end, as any user: several nodes on loopback, two projects whose networks have the same
 //! addresses, an app without a public process behind a firewall, and an intruder.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "it is a program, and this is what it says")]
+#![expect(clippy::print_stderr, reason = "it is a program, and this is what it says")]
 
 mod http;
 
@@ -12,12 +12,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
-use comfy_table::{Table, presets};
 use pn_backend_userspace::{Loopback, Port, Recorder, ResolveError, UserspaceBackend, probe};
 use pn_core::*;
+use pn_examples::{Check, Report, answers};
 use pn_overlay::packet::UdpPacket;
 use pn_overlay::{DropReason, vxlan};
-use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
@@ -36,14 +35,6 @@ struct Options {
     /// Keep running after the checks, until Ctrl-C.
     #[arg(long)]
     serve: bool,
-}
-
-/// A promise, whether it holds, and what shows it.
-#[derive(serde::Serialize)]
-struct Check {
-    name: &'static str,
-    ok: bool,
-    evidence: String,
 }
 
 /// Adds a project and enables its private network.
@@ -113,7 +104,7 @@ async fn run(options: &Options) -> Result<bool, Error> {
         *pages.entry(http::fetch(address, "/").await?).or_default() += 1;
     }
     let good = pages.keys().all(|(status, page)| *status == 200 && page.starts_with("hello from backend"));
-    note("public port", good, format!("20 requests: {:?}", pages.keys().next()));
+    note("public port", good, answers(&pages));
     note("both backends", pages.len() == 2, format!("their shares of 20 requests: {:?}", pages.values()));
     bodies.extend(pages.into_keys().map(|(_, page)| page.into_bytes()));
 
@@ -173,12 +164,19 @@ async fn run(options: &Options) -> Result<bool, Error> {
     let is_sealed = wire.foreign == 0 && wire.in_clear == 0 && (options.nodes == 1 || wire.sent > 0);
     note("wire", is_sealed, wire.to_string());
 
-    print(options, &region, &[("shop", network), ("elsewhere", foreign)], &checks, &format!("http://{address}/"));
+    let report = Report {
+        state: region.state(),
+        networks: &[("shop", network), ("elsewhere", foreign)],
+        checks: &checks,
+        public_url: &format!("http://{address}/"),
+        on: format!("{} nodes", region.nodes().len()),
+    };
+    let ok = report.print(options.json);
     if options.serve {
         eprintln!("serving http://{address}/ until Ctrl-C");
         tokio::signal::ctrl_c().await?;
     }
-    Ok(checks.iter().all(|check| check.ok))
+    Ok(ok)
 }
 
 /// What takes longer on loopback does not come any more.
@@ -193,34 +191,6 @@ async fn dropped(backend: &UserspaceBackend, reason: DropReason) -> Result<u64, 
     };
     timeout(SOON, counted).await?;
     Ok(backend.drops().get(reason))
-}
-
-fn print(options: &Options, region: &Loopback, networks: &[(&str, NetworkId)], checks: &[Check], public_url: &str) {
-    let (plan, mut listed) = (region.state().plan(), Vec::new());
-    for (project, network) in networks.iter().map(|(project, id)| (project, &plan.networks[id])) {
-        let (id, subnet, mut table) = (network.id.to_string(), network.subnet.to_string(), Table::new());
-        table.load_style(presets::UTF8_FULL_CONDENSED).set_header(["App", "Domain Name", "Addresses"]);
-        for (name, addresses) in network.zone.names() {
-            let app = region.state().app(name.app_id()).map_or("", |app| app.label.as_str());
-            let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-            table.add_row([app, &name.to_string(), &addresses.join("\n")]);
-        }
-        if !options.json {
-            println!("{project}: {id}, VNI {}, {subnet}, MTU {}\n{table}\n", network.vni, network.mtu);
-        }
-        let names: Vec<_> = network.zone.names().iter().map(|(name, _)| name.to_string()).collect();
-        listed.push(
-            json!({"id": id, "vni": network.vni.get(), "subnet": subnet, "mtu": network.mtu, "domain_names": names}),
-        );
-    }
-    if options.json {
-        return println!("{}", json!({"checks": checks, "networks": listed, "public_url": public_url}));
-    }
-    for check in checks {
-        println!("{} {:<22} {}", if check.ok { "ok  " } else { "FAIL" }, check.name, check.evidence);
-    }
-    let held = checks.iter().filter(|check| check.ok).count();
-    println!("\n{held} of {} checks hold on {} nodes", checks.len(), region.nodes().len());
 }
 
 #[tokio::main]

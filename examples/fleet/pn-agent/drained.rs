@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pn_core::{ApplyError, NetworkPlan, NodePlan};
-use pn_examples::interface;
+use pn_fleet::interface;
 use pn_store::{Registry, RegistryError};
 use tokio::sync::watch;
 use tokio::time::sleep;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use pn_core::{ApplyError, Change, ContainerId, ErrorKind, NodeId, NodePlan};
-use pn_examples::interface::{self, Interface, Progress};
+use pn_fleet::interface::{self, Interface, Progress};
 use pn_overlay::AgentStatus;
 use pn_store::{Registry, RegistryError, StoreError};
 use tokio::sync::watch;

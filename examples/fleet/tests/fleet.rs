@@ -15,7 +15,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use pn_core::{AppId, Change, ContainerId, NodeId, Region, Slot};
-use pn_examples::interface::{self, Progress};
+use pn_fleet::interface::{self, Progress};
 use pn_store::Registry;
 use serde_json::Value;
 

@@ -1,7 +1,7 @@
 //! A web application firewall for real: nginx with ModSecurity and the OWASP rules is public, the backend behind it is in a
 //! private network and nowhere else. Hosts and containers are network namespaces; the data plane is the kernel's.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "it is a program, and this is what it says")]
+#![expect(clippy::print_stderr, reason = "it is a program, and this is what it says")]
 
 mod namespaces;
 mod nginx;
@@ -21,7 +21,7 @@ use hyper_util::rt::TokioIo;
 use pn_backend_linux::LinuxBackend;
 use pn_core::*;
 use pn_dns::Names;
-use serde_json::json;
+use pn_examples::{Check, Report, answers, chain};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
@@ -39,14 +39,6 @@ struct Options {
     /// Keep running after the checks, until Ctrl-C.
     #[arg(long)]
     serve: bool,
-}
-
-/// A promise, whether it holds, and what shows it.
-#[derive(serde::Serialize)]
-struct Check {
-    name: &'static str,
-    ok: bool,
-    evidence: String,
 }
 
 /// A host with its data plane and its names.
@@ -241,13 +233,21 @@ async fn run(options: &Options) -> Result<bool, Error> {
         capture: &capture,
     };
     let checks = check(&scene).await?;
-    print(options, &cluster, &[("shop", network), ("elsewhere", foreign)], &checks);
+    let tunnel = cluster.hosts.first().map(|host| host.backend.tunnel());
+    let report = Report {
+        state: &cluster.state,
+        networks: &[("shop", network), ("elsewhere", foreign)],
+        checks: &checks,
+        public_url: PUBLIC_URL,
+        on: format!("{} hosts; encrypted by {tunnel:?}", cluster.hosts.len()),
+    };
+    let ok = report.print(options.json);
     if options.serve {
         eprintln!("serving until Ctrl-C; try: ip netns exec {client} curl {PUBLIC_URL}");
         std::future::pending::<()>().await;
     }
     cluster.tear_down().await?;
-    Ok(checks.iter().all(|check| check.ok))
+    Ok(ok)
 }
 
 /// What the checks look at.
@@ -275,7 +275,7 @@ async fn check(scene: &Scene<'_>) -> Result<Vec<Check>, Error> {
         *seen.entry(fetch(client, PUBLIC_URL).await?).or_default() += 1;
     }
     let good = seen.keys().all(|(status, page)| status == "200" && pages.contains(page));
-    note("plain request", good, format!("20 requests: {:?}", seen.keys().next()));
+    note("plain request", good, answers(&seen));
     note("both backends", seen.len() == pages.len(), format!("their shares of 20 requests: {:?}", seen.values()));
 
     for (what, query) in [
@@ -336,28 +336,6 @@ async fn check(scene: &Scene<'_>) -> Result<Vec<Check>, Error> {
     Ok(checks)
 }
 
-fn print(options: &Options, cluster: &Cluster, networks: &[(&str, NetworkId)], checks: &[Check]) {
-    let (plan, mut listed) = (cluster.state.plan(), Vec::new());
-    for (project, network) in networks.iter().map(|(project, id)| (project, &plan.networks[id])) {
-        let names: Vec<_> = network.zone.names().iter().map(|(name, _)| name.to_string()).collect();
-        let (id, vni, subnet, mtu) =
-            (network.id.to_string(), network.vni.get(), network.subnet.to_string(), network.mtu);
-        if !options.json {
-            println!("{project}: {id}, VNI {vni}, {subnet}, MTU {mtu}\n  {}\n", names.join("\n  "));
-        }
-        listed.push(json!({"id": id, "vni": vni, "subnet": subnet, "mtu": mtu, "domain_names": names}));
-    }
-    if options.json {
-        return println!("{}", json!({"checks": checks, "networks": listed, "public_url": PUBLIC_URL}));
-    }
-    for check in checks {
-        println!("{} {:<28} {}", if check.ok { "ok  " } else { "FAIL" }, check.name, check.evidence);
-    }
-    let held = checks.iter().filter(|check| check.ok).count();
-    let tunnel = cluster.hosts.first().map(|host| host.backend.tunnel());
-    println!("\n{held} of {} checks hold on {} hosts; encrypted by {tunnel:?}", checks.len(), cluster.hosts.len());
-}
-
 #[tokio::main]
 async fn main() -> ExitCode {
     let options = Options::parse();
@@ -370,20 +348,9 @@ async fn main() -> ExitCode {
         }
     };
     let ok = ran.await.unwrap_or_else(|error: Error| {
-        eprintln!("error: {}", explain(&*error));
+        eprintln!("error: {}", chain(&*error));
         false
     });
     let cleaned = namespaces::clean_up().await.inspect_err(|error| eprintln!("error: {error}")).is_ok();
     if ok && cleaned { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// Says an error with its causes.
-fn explain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

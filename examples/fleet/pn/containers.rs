@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use pn_core::{ApplyError, Change, ContainerId, Name, Slot, State};
-use pn_examples::interface::{self, Progress};
+use pn_fleet::interface::{self, Progress};
 use pn_store::{Applied, Registry, RegistryError, Revision};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;

@@ -1,0 +1,5 @@
+//! What the programs here share.
+
+#![forbid(unsafe_code)]
+
+pub mod interface;
