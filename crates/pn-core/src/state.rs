@@ -8,7 +8,7 @@ mod planning;
 mod projects;
 
 use core::net::{IpAddr, SocketAddr};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 
 pub use self::error::ApplyError;
@@ -171,9 +171,9 @@ pub struct State {
     clock: Clock,
     projects: BTreeMap<ProjectId, ProjectState>,
     apps: BTreeMap<AppId, App>,
-    networks: BTreeMap<NetworkId, NetworkState>,
+    networks: BTreeMap<NetworkId, Box<NetworkState>>,
     /// The network of every container, and the ordinal of its address there.
-    containers: BTreeMap<ContainerId, (NetworkId, u32)>,
+    containers: HashMap<ContainerId, (NetworkId, u32)>,
     nodes: BTreeMap<NodeId, NodeState>,
     underlays: BTreeMap<SocketAddr, NodeId>,
     tunnel_addresses: BTreeMap<IpAddr, NodeId>,
@@ -307,7 +307,7 @@ impl State {
             projects: BTreeMap::new(),
             apps: BTreeMap::new(),
             networks: BTreeMap::new(),
-            containers: BTreeMap::new(),
+            containers: HashMap::new(),
             nodes: BTreeMap::new(),
             underlays: BTreeMap::new(),
             tunnel_addresses: BTreeMap::new(),

@@ -70,11 +70,15 @@ impl State {
         if self.containers.contains_key(&container) {
             return Err(ApplyError::ContainerExists { container });
         }
-        let host = Arc::clone(&self.nodes.get(&node).ok_or(ApplyError::UnknownNode { node })?.node);
+        let host = &self.nodes.get(&node).ok_or(ApplyError::UnknownNode { node })?.node;
         if host.availability == Availability::Draining {
             return Err(ApplyError::NodeDraining { node });
         }
-        let part_mtu = self.check_host(network, &host)?;
+        // A node that has a part of the network was found fit when it got it.
+        let joins = match self.networks[&network].part(node) {
+            Ok(_) => None,
+            Err(at) => Some((at, self.check_host(network, host)?)),
+        };
         let state = self.networks.get_mut(&network).expect("the caller found the network");
         let subnet = state.network.subnet;
         let ordinal = state.addresses.take(&slot, now).map_err(|exhausted| match exhausted {
@@ -84,13 +88,12 @@ impl State {
         let of = state.add_live(&slot, ordinal);
         let member = Member { id: container, of, index: slot.index(), node, phase: PackedPhase::STARTING };
         state.members.insert(ordinal, member);
-        match state.part(node) {
-            Ok(at) => state.parts[at].containers += 1,
-            Err(at) => {
-                state.parts.insert(at, Part { node, containers: 1, mtu: part_mtu });
-                let networks = &mut self.nodes.get_mut(&node).expect("looked up above").networks;
-                networks.insert(networks.partition_point(|other| *other < network), network);
-            }
+        if let Some((at, mtu)) = joins {
+            state.parts.insert(at, Part { node, containers: 1, mtu });
+            let networks = &mut self.nodes.get_mut(&node).expect("looked up above").networks;
+            networks.insert(networks.partition_point(|other| *other < network), network);
+        } else if let Ok(at) = state.part(node) {
+            state.parts[at].containers += 1;
         }
         self.containers.insert(container, (network, ordinal));
         self.touch(network);

@@ -224,7 +224,7 @@ impl State {
             plan: Cached::default(),
             zone: ZoneCache::default(),
         };
-        refuse_second(self.networks.insert(id, state).is_some(), || format!("private network {id}"))
+        refuse_second(self.networks.insert(id, Box::new(state)).is_some(), || format!("private network {id}"))
     }
 
     fn load_container(&mut self, container: &Container) -> Result<(), LoadError> {

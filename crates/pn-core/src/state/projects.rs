@@ -80,7 +80,7 @@ impl State {
             plan: Cached::default(),
             zone: ZoneCache::default(),
         };
-        self.networks.insert(network, state);
+        self.networks.insert(network, Box::new(state));
         self.touch(network);
         Ok(())
     }
