@@ -26,9 +26,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::app::{App, Hosting};
 use crate::container::{Container, Phase, Slot};
-use crate::network::{Encryption, Ipv6Prefix, KeyScope, Network};
+use crate::network::{Encryption, Ipv6Prefix, KeyScope, Network, Terms};
 use crate::node::{Availability, Node};
-use crate::project::{Project, Terms};
+use crate::project::Project;
 use crate::record::{Numbers, Record, Rest};
 use crate::time::Timestamp;
 

@@ -4,9 +4,10 @@ use core::fmt;
 use core::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::id::{NetworkId, ProjectId};
+use crate::label::Label;
 use crate::net::Vni;
-use crate::project::Terms;
 use crate::subnet::Subnet;
+use crate::time::Timestamp;
 
 /// How a network's packets are protected between nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -74,6 +75,53 @@ impl fmt::Display for Ipv6Prefix {
 impl fmt::Debug for Ipv6Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+/// Somebody's consent to the terms of private networking, recorded when it is enabled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
+    /// Who accepted them.
+    pub accepted_by: Label,
+    /// Which version of them.
+    pub version: Label,
+    /// When they were accepted.
+    pub accepted_at: Timestamp,
+}
+
+/// A request to give a project a private network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NetworkRequest {
+    /// The project.
+    pub project: ProjectId,
+    /// The network it gets.
+    pub network: NetworkId,
+    /// The terms that were accepted; [`Policy`](crate::Policy) says whether it goes without.
+    pub terms: Option<Terms>,
+    /// Where addresses come from; the policy's subnet where nothing is asked for.
+    pub subnet: Option<Subnet>,
+    /// Which addresses its containers have.
+    pub families: Families,
+    /// How its packets are protected.
+    pub encryption: Encryption,
+    /// What a WireGuard identity stands for.
+    pub key_scope: KeyScope,
+}
+
+impl NetworkRequest {
+    /// Makes a request under accepted terms, with the defaults for everything else.
+    #[must_use]
+    pub const fn new(project: ProjectId, network: NetworkId, terms: Terms) -> Self {
+        Self {
+            project,
+            network,
+            terms: Some(terms),
+            subnet: None,
+            families: Families::Ipv4,
+            encryption: Encryption::WireGuard,
+            key_scope: KeyScope::Node,
+        }
     }
 }
 

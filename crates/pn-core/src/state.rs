@@ -20,12 +20,12 @@ use crate::container_type::ContainerType;
 use crate::id::{AppId, ContainerId, NetworkId, NodeId, ProjectId};
 use crate::name::Name;
 use crate::net::PublicKey;
-use crate::network::Network;
+use crate::network::{Network, NetworkRequest};
 use crate::node::{Availability, Node};
 use crate::plan::{Generation, NetworkPlan, TypeKey};
 use crate::policy::{Policy, Region};
 use crate::ports::Ports;
-use crate::project::{NetworkRequest, Project};
+use crate::project::Project;
 use crate::time::Timestamp;
 
 /// Something that is to be different from now on.

@@ -9,10 +9,10 @@ use crate::app::{App, Formation, Hosting};
 use crate::container_type::{ContainerType, Exposure};
 use crate::id::{AppId, NetworkId, ProjectId};
 use crate::net::Vni;
-use crate::network::{Families, Ipv6Prefix, Network};
+use crate::network::{Families, Ipv6Prefix, Network, NetworkRequest};
 use crate::policy::Requirement;
 use crate::ports::Ports;
-use crate::project::{NetworkRequest, Project};
+use crate::project::Project;
 use crate::time::Timestamp;
 
 impl State {

@@ -10,8 +10,8 @@ use super::*;
 use crate::container_type::ContainerType;
 use crate::name::Name;
 use crate::net::PublicKey;
+use crate::network::Terms;
 use crate::policy::Requirement;
-use crate::project::Terms;
 
 const T0: Timestamp = Timestamp::ZERO;
 
