@@ -2,6 +2,7 @@
 
 use core::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use core::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Shutdown, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -118,6 +119,37 @@ struct Batch<S> {
     replies: Box<[Vec<u8>]>,
     rng: Rng,
     begin: Instant,
+    /// `None` where the thread waits for the next query.
+    turn: Option<Turn>,
+}
+
+/// What a thread has of its processor before others get it.
+///
+/// Whoever publishes names runs there, too, and the kernel would let them wait for the end of a time slice: 4 ms and more, where
+/// queries never end.
+#[derive(Debug)]
+struct Turn {
+    begin: Instant,
+    len: Duration,
+}
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self { begin: Instant::now(), len: TURN }
+    }
+}
+
+impl Turn {
+    /// Lets others go first, where the turn is over. The next one is at least as long as theirs: who takes much does not get more
+    /// than half.
+    fn give_way(&mut self) {
+        let end = Instant::now();
+        if end - self.begin >= self.len {
+            thread::yield_now();
+            let begin = Instant::now();
+            *self = Self { begin, len: TURN.max(begin - end) };
+        }
+    }
 }
 
 impl Worker {
@@ -129,6 +161,7 @@ impl Worker {
             replies: (0..BATCH).map(|_| Vec::with_capacity(REPLY)).collect(),
             rng: Rng::with_seed(self.service.names.seed()),
             begin: Instant::now(),
+            turn: None,
         };
         loop {
             let received = self.receive(&mut batch, &mut headers);
@@ -136,6 +169,10 @@ impl Worker {
                 return;
             }
             if let Err(error) = received {
+                if error == Errno::EAGAIN {
+                    batch.turn = None;
+                    continue;
+                }
                 // An error of an earlier reply, for example that nobody listens there.
                 tracing::debug!(network = %self.service.network, %error, "cannot receive DNS queries");
                 if !matches!(error, Errno::ECONNREFUSED | Errno::EINTR) {
@@ -147,16 +184,18 @@ impl Worker {
             self.answer(&mut batch, &mut counts);
             self.send(&batch, &mut counts);
             self.service.counters.add_all(&counts);
+            batch.turn.get_or_insert_default().give_way();
         }
     }
 
-    /// Waits for a query, and takes those that are there with it.
+    /// Takes the queries that are there, and between turns waits for one.
     fn receive<S: Address>(&self, batch: &mut Batch<S>, headers: &mut MultiHeaders<S>) -> Result<(), Errno> {
         batch.received.clear();
         let mut queries = batch.queries.iter_mut();
         let mut slices: [[IoSliceMut<'_>; 1]; BATCH] =
             core::array::from_fn(|_| [IoSliceMut::new(queries.next().map_or(&mut [], |query| &mut query[..]))]);
-        let messages = recvmmsg(self.socket.as_raw_fd(), headers, &mut slices, MsgFlags::MSG_WAITFORONE, None)?;
+        let flags = if batch.turn.is_some() { MsgFlags::MSG_DONTWAIT } else { MsgFlags::MSG_WAITFORONE };
+        let messages = recvmmsg(self.socket.as_raw_fd(), headers, &mut slices, flags, None)?;
         if self.stopping.load(Ordering::SeqCst) {
             // Nothing was received, and so there are no addresses.
             return Ok(());
@@ -283,6 +322,9 @@ impl Service {
         self.limiter.is_some() || !self.secrets.is_empty()
     }
 }
+
+/// How long a thread answers without a pause before others may go first.
+const TURN: Duration = Duration::from_micros(250);
 
 /// How many datagrams are received or sent with one system call.
 const BATCH: usize = 64;
