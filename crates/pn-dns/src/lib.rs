@@ -58,6 +58,6 @@ pub use rcode::Rcode;
 pub use server::{DnsServer, DnsServerBuilder, RateLimit, serve_stream};
 #[cfg(feature = "transfer")]
 pub use transfer::{Primary, Secondary};
-pub use zone::{Lookup, Zone};
+pub use zone::{Lookup, ReverseZone, Zone};
 #[cfg(feature = "files")]
 pub use zone_file::ZoneFile;

@@ -2,6 +2,7 @@
 
 mod app;
 mod reverse;
+mod reverse_zone;
 
 use core::net::Ipv4Addr;
 use core::time::Duration;
@@ -13,6 +14,7 @@ use pn_core::{AppId, AppNames, Name, NetworkId, Port, Protocol, TypeNames, ZoneP
 
 use self::app::{AppBlock, IdHasher};
 use self::reverse::Reverse;
+pub use self::reverse_zone::ReverseZone;
 
 /// The longest that an answer without addresses is kept, in seconds: scaling from zero is to be seen at once.
 const NEGATIVE_TTL: u32 = 1;
