@@ -16,9 +16,9 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::Zone;
+use crate::messages::{Contents, Edit, PeerError, Prerequisite, Request, Transfer, TsigKey, ZoneSoa};
 use crate::records::Side;
 use crate::zone::ReverseZone;
-use crate::messages::{Contents, Edit, PeerError, Prerequisite, Request, Transfer, TsigKey, ZoneSoa};
 
 use self::difference::{Marker, contents, difference, is_the_servers, marker, marker_key, read_marker, touched};
 
@@ -169,7 +169,9 @@ impl DynamicUpdate {
         let known = there.filter(|there| there.serial == soa.serial);
         let (soa, have, want, before) = if let Some(there) = known {
             let apps = touched(published.plan.as_deref(), plan.map(Arc::as_ref));
-            let of = |plan: Option<&ZonePlan>| plan.map_or_else(Contents::new, |plan| contents(self.side, plan, Some(&apps)));
+            let of = |plan: Option<&ZonePlan>| {
+                plan.map_or_else(Contents::new, |plan| contents(self.side, plan, Some(&apps)))
+            };
             (soa, of(published.plan.as_deref()), of(plan.map(Arc::as_ref)), Marker::Ours(there.marker))
         } else {
             let (soa, mut have) = connection.transfer(self).await?;

@@ -230,11 +230,13 @@ mod tests {
         let plan = Arc::clone(&model.zones().zones[&network]);
         let sides: Vec<Side> = Side::all(&plan).collect();
         let prefix = plan.ipv6.unwrap().network();
-        let nibbles = prefix.octets()[..8].iter().rev().map(|o| format!("{:x}.{:x}.", o & 15, o >> 4)).collect::<String>();
+        let nibbles =
+            prefix.octets()[..8].iter().rev().map(|o| format!("{:x}.{:x}.", o & 15, o >> 4)).collect::<String>();
         let names: Vec<String> = sides.iter().map(|side| side.name(network)).collect();
         let v6 = format!("{nibbles}ip6.arpa");
         assert_eq!(names[1..], ["254.1.10.in-addr.arpa", "255.1.10.in-addr.arpa", &v6]);
-        let all = |side: &Side| plan.apps.iter().flat_map(|names| side.records_of(&plan, names.app)).collect::<Vec<_>>();
+        let all =
+            |side: &Side| plan.apps.iter().flat_map(|names| side.records_of(&plan, names.app)).collect::<Vec<_>>();
         let web = |n| Data::Ptr(Name::container(network, &Slot::new(app(5), "web".parse().unwrap(), n).unwrap()));
         assert_eq!(all(&sides[1]), [("1".to_owned(), web(1)), ("2".to_owned(), web(2))]);
         assert_eq!(all(&sides[2]), []);

@@ -66,7 +66,8 @@ async fn a_secondary_serves_the_same_zone(kind: Kind) {
     serving.primary.publish(&model.zones()).await.into_result().unwrap();
     let at = serving.server.local_addr();
     let forward = ServedZone { primary: Some(at), ..ServedZone::of(NETWORK, dir.0.join("copy.zone")) };
-    let names = || once(forward.name.clone()).chain(ReverseZone::of(Subnet::DEFAULT, None).map(|zone| zone.to_string()));
+    let names =
+        || once(forward.name.clone()).chain(ReverseZone::of(Subnet::DEFAULT, None).map(|zone| zone.to_string()));
     let copies = names().map(|name| ServedZone { file: dir.0.join(&name), name, ..forward.clone() });
     let secondary = Server::start_at(port, kind, &dir, &copies.collect::<Vec<_>>()).await.unwrap();
     let has = |serial_number: u32| names().all(|name| serial(secondary.address, &name) == Some(serial_number));

@@ -228,7 +228,9 @@ async fn hostile_queries(count: u32) {
     let (begin, mut grown) = (Instant::now(), 0);
     let beside = rate_while(&mut || grown = assault(&server, count));
     let took = begin.elapsed();
-    println!("{count} hostile queries in {took:?}: {grown} octets more, good answers {alone:.0}/s before and {beside:.0}/s");
+    println!(
+        "{count} hostile queries in {took:?}: {grown} octets more, good answers {alone:.0}/s before and {beside:.0}/s"
+    );
     assert!(beside >= 0.9 * alone, "good answers: {alone}/s before, {beside}/s beside hostile queries");
     assert!(grown < 16 << 20, "{grown} octets more");
     // So many sockets meet every thread of the server.
