@@ -2,7 +2,6 @@
 
 use core::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use core::sync::atomic::{AtomicBool, Ordering};
-use core::time::Duration;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Shutdown, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -19,6 +18,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::runtime::Handle;
 
 use super::limit::Allowed;
+use super::turn::Turn;
 use super::{ERROR_PAUSE, Service, unix_time};
 use crate::answer::{Verdict, is_of_known_client, respond, truncated};
 use crate::counts::{Count, Counts, Drop};
@@ -121,35 +121,6 @@ struct Batch<S> {
     begin: Instant,
     /// `None` where the thread waits for the next query.
     turn: Option<Turn>,
-}
-
-/// What a thread has of its processor before others get it.
-///
-/// Whoever publishes names runs there, too, and the kernel would let them wait for the end of a time slice: 4 ms and more, where
-/// queries never end.
-#[derive(Debug)]
-struct Turn {
-    begin: Instant,
-    len: Duration,
-}
-
-impl Default for Turn {
-    fn default() -> Self {
-        Self { begin: Instant::now(), len: TURN }
-    }
-}
-
-impl Turn {
-    /// Lets others go first, where the turn is over. The next one is at least as long as theirs: who takes much does not get more
-    /// than half.
-    fn give_way(&mut self) {
-        let end = Instant::now();
-        if end - self.begin >= self.len {
-            thread::yield_now();
-            let begin = Instant::now();
-            *self = Self { begin, len: TURN.max(begin - end) };
-        }
-    }
 }
 
 impl Worker {
@@ -322,9 +293,6 @@ impl Service {
         self.limiter.is_some() || !self.secrets.is_empty()
     }
 }
-
-/// How long a thread answers without a pause before others may go first.
-const TURN: Duration = Duration::from_micros(250);
 
 /// How many datagrams are received or sent with one system call.
 const BATCH: usize = 64;

@@ -40,7 +40,7 @@ impl ReverseZone {
 
     /// Returns the labels of an address in this zone; `None` where it has none. Containers have an address of each family, of
     /// which the one follows from the other.
-    #[cfg(feature = "peers")]
+    #[cfg(any(feature = "files", feature = "peers"))]
     pub(crate) fn owner(self, address: Ipv4Addr, ipv6: Option<Ipv6Prefix>) -> Option<String> {
         let given = address.octets();
         match self.0 {
