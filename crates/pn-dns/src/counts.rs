@@ -12,7 +12,7 @@ use crate::rcode::Rcode;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Count {
-    /// A reply with this code. Those of other name servers count by the code they have, or as SERVFAIL.
+    /// A reply with this code. Those of other name servers count by the code they have, or as SERVFAIL; a transfer counts as one.
     Reply(Transport, Rcode),
     /// A reply that says that not all fitted.
     Truncated(Transport),

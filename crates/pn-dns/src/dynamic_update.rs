@@ -9,9 +9,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use pn_core::{
-    Action, BackendError, DnsBackend, Generation, NetworkDomain, NetworkId, Report, Stage, ZonePlan, ZoneSet,
-};
+use pn_core::{Action, BackendError, DnsBackend, Generation, NetworkId, Report, Stage, ZonePlan, ZoneSet};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
@@ -19,13 +17,15 @@ use tokio::time::timeout;
 
 use crate::Zone;
 use crate::messages::{Contents, Edit, PeerError, Prerequisite, Request, Transfer, TsigKey, ZoneSoa};
+use crate::records::Side;
+use crate::zone::ReverseZone;
 
 use self::difference::{Marker, contents, difference, is_the_servers, marker, marker_key, read_marker, touched};
 
 mod difference;
 
 /// Keeps one network's zone, `pn-UUID.private-network.internal.`, on a primary such as BIND or Knot equal to what is published,
-/// by updates (RFC 2136) that are signed (RFC 8945).
+/// by updates (RFC 2136) that are signed (RFC 8945). Each of its reverse zones is kept by [another](Self::reverse).
 ///
 /// The zone has to be there, with an SOA and an NS record, and its server has to allow the key to update and transfer it.
 /// Everything in it but those two and DNSSEC's records belongs to this backend: what somebody else adds, changes or removes is
@@ -45,6 +45,7 @@ mod difference;
 #[derive(Debug)]
 pub struct DynamicUpdate {
     network: NetworkId,
+    side: Side,
     zone: String,
     server: SocketAddr,
     key: TsigKey,
@@ -72,9 +73,30 @@ impl DynamicUpdate {
     /// Makes the publisher of a network's zone on a server, over TCP. Nothing is sent before the first `publish`.
     #[must_use]
     pub fn new(network: NetworkId, server: SocketAddr, key: TsigKey) -> Self {
+        Self::of(network, Side::Forward, server, key)
+    }
+
+    /// Makes the publisher of one of a network's reverse zones instead.
+    ///
+    /// ```
+    /// # use pn_dns::{DynamicUpdate, ReverseZone, TsigKey};
+    /// # use pn_core::{NetworkId, Subnet};
+    /// # let key: TsigKey = "hmac-sha256:key.:c2VjcmV0IHNlY3JldCBzZWNyZXQgc2VjcmV0IHNlY3JldCE=".parse()?;
+    /// let (network, server) = (NetworkId::from_u128(1), "192.0.2.53:53".parse()?);
+    /// let reverse: Vec<DynamicUpdate> = ReverseZone::of(Subnet::DEFAULT, None)
+    ///     .map(|zone| DynamicUpdate::reverse(network, zone, server, key.clone()))
+    ///     .collect();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn reverse(network: NetworkId, zone: ReverseZone, server: SocketAddr, key: TsigKey) -> Self {
+        Self::of(network, Side::Reverse(zone), server, key)
+    }
+
+    fn of(network: NetworkId, side: Side, server: SocketAddr, key: TsigKey) -> Self {
         let newest = (Generation::ZERO, Stage::Meanwhile);
         let published = Mutex::new(Published { newest, plan: None, there: None });
-        Self { network, zone: NetworkDomain(network).to_string(), server, key, patience: PATIENCE, published }
+        Self { network, side, zone: side.name(network), server, key, patience: PATIENCE, published }
     }
 
     /// Sets how long the server may take for each message: 5 s where nothing is said.
@@ -103,7 +125,10 @@ impl DynamicUpdate {
         plan: Option<Arc<ZonePlan>>,
     ) -> Report {
         let mut report = Report::new(newest.0);
-        let object = format!("zone {}", self.network);
+        let object = match self.side {
+            Side::Forward => format!("zone {}", self.network),
+            Side::Reverse(zone) => format!("zone {zone} of {}", self.network),
+        };
         // Whoever gives up in between leaves a zone that is looked at whole the next time.
         let there = published.there.take();
         let mut result = self.attempt(published, there, newest, plan.as_ref()).await;
@@ -144,12 +169,14 @@ impl DynamicUpdate {
         let known = there.filter(|there| there.serial == soa.serial);
         let (soa, have, want, before) = if let Some(there) = known {
             let apps = touched(published.plan.as_deref(), plan.map(Arc::as_ref));
-            let of = |plan: Option<&ZonePlan>| plan.map_or_else(Contents::new, |plan| contents(plan, Some(&apps)));
+            let of = |plan: Option<&ZonePlan>| {
+                plan.map_or_else(Contents::new, |plan| contents(self.side, plan, Some(&apps)))
+            };
             (soa, of(published.plan.as_deref()), of(plan.map(Arc::as_ref)), Marker::Ours(there.marker))
         } else {
             let (soa, mut have) = connection.transfer(self).await?;
             let before = have.remove(&marker_key()).map_or(Marker::Missing, |found| read_marker(&found));
-            (soa, have, plan.map_or_else(Contents::new, |plan| contents(plan, None)), before)
+            (soa, have, plan.map_or_else(Contents::new, |plan| contents(self.side, plan, None)), before)
         };
         if let Marker::Ours(before) = before
             && before > newest

@@ -18,6 +18,8 @@ use hickory_resolver::proto::rr::{Name, Record};
 use hickory_resolver::{NameServerPool, PoolContext, ResponseCache, TlsConfig, TtlConfig};
 use pn_core::Transport;
 use pn_core::name::SUFFIX;
+use tracing::instrument::WithSubscriber;
+use tracing::subscriber::NoSubscriber;
 
 use crate::OtherNames;
 
@@ -115,8 +117,11 @@ impl Forwarder {
             let said = upstream.ask(question, self.timeout).await;
             let Some(found) = Found::of(said.clone()) else {
                 let error = said.err();
-                tracing::warn!(upstream = %upstream.address, ?error, "an upstream server did not answer");
                 failure = Found::failed(error.as_ref(), upstream.address);
+                let why = failure.error.as_ref().map(|(_, why)| why.as_str());
+                tracing::warn!(upstream = %upstream.address, why, "an upstream server did not answer");
+                // It may say what was asked for.
+                tracing::debug!(upstream = %upstream.address, ?error, "what an upstream server did instead");
                 continue;
             };
             if index != first {
@@ -167,6 +172,8 @@ impl Upstream {
         let mut options = DnsRequestOptions::default();
         options.edns_payload_len = PAYLOAD;
         let answer = self.pool.lookup(question.clone(), options).first_answer();
+        // It would warn of a reply to another question, and say what the question was.
+        let answer = answer.with_subscriber(NoSubscriber::default());
         let answer = tokio::time::timeout(patience, answer).await.map_err(|_| NetError::Timeout)??.into_message();
         // Over TCP too.
         if answer.queries != [question.clone()] {

@@ -26,7 +26,10 @@ pub mod names;
 pub mod other_names;
 pub mod rcode;
 #[cfg(any(feature = "files", feature = "peers"))]
-#[cfg_attr(not(feature = "dynamic-update"), allow(dead_code, reason = "files are text, and messages are octets"))]
+#[cfg_attr(
+    not(all(feature = "files", feature = "dynamic-update", feature = "transfer")),
+    allow(dead_code, reason = "files are text, messages are octets, and each needs a part of it")
+)]
 mod records;
 #[cfg(feature = "server")]
 pub mod server;
@@ -58,6 +61,6 @@ pub use rcode::Rcode;
 pub use server::{DnsServer, DnsServerBuilder, RateLimit, serve_stream};
 #[cfg(feature = "transfer")]
 pub use transfer::{Primary, Secondary};
-pub use zone::{Lookup, Zone};
+pub use zone::{Lookup, ReverseZone, Zone};
 #[cfg(feature = "files")]
 pub use zone_file::ZoneFile;

@@ -5,15 +5,50 @@
 //! | every name with containers | A, and AAAA where the network has IPv6 |
 //! | `_PORT._PROTOCOL` beneath a type that declares a port | SRV, one for each container |
 //! | a declared type without containers, and its ports | [`Data::Empty`], so that they exist (RFC 8020) |
+//! | in a reverse zone, every address of a container | PTR |
 //!
-//! Owners are relative to the network's domain and in lower case: names that differ only by case are one name. SOA and NS of
-//! the apex are not among them; each form has its own.
+//! Owners are relative to the zone and in lower case: names that differ only by case are one name. SOA and NS of the apex are
+//! not among them; each form has its own.
 
 use core::fmt;
 use core::net::{Ipv4Addr, Ipv6Addr};
 use std::collections::BTreeMap;
 
-use pn_core::{AppId, Name, NameScope, Protocol, Slot, ZonePlan};
+use pn_core::{AppId, Name, NameScope, NetworkDomain, NetworkId, Protocol, Slot, ZonePlan};
+
+use crate::zone::ReverseZone;
+
+/// Which of a network's zones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// That of its names.
+    Forward,
+    /// One of those of its addresses.
+    Reverse(ReverseZone),
+}
+
+impl Side {
+    /// Returns every zone of a network.
+    pub(crate) fn all(plan: &ZonePlan) -> impl Iterator<Item = Self> + use<> {
+        core::iter::once(Self::Forward).chain(ReverseZone::of(plan.subnet, plan.ipv6).map(Self::Reverse))
+    }
+
+    /// Returns the zone's name, without the final dot.
+    pub(crate) fn name(self, network: NetworkId) -> String {
+        match self {
+            Self::Forward => NetworkDomain(network).to_string(),
+            Self::Reverse(zone) => zone.to_string(),
+        }
+    }
+
+    /// Returns what one app has in the zone.
+    pub(crate) fn records_of(self, plan: &ZonePlan, app: AppId) -> Box<dyn Iterator<Item = (String, Data)> + Send> {
+        match self {
+            Self::Forward => Box::new(records_of(plan, app)),
+            Self::Reverse(zone) => Box::new(pointers_of(plan, app, zone).into_iter()),
+        }
+    }
+}
 
 /// The data of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,6 +59,8 @@ pub(crate) enum Data {
     Aaaa(Ipv6Addr),
     /// A port, and a container that listens on it.
     Srv(u16, Name),
+    /// The container that has an address.
+    Ptr(Name),
     /// Nothing, in a type for private use (RFC 6895 §3.1): a name without addresses would otherwise not exist.
     Empty,
 }
@@ -36,6 +73,7 @@ impl Data {
     pub(crate) const fn rtype(self) -> u16 {
         match self {
             Self::A(_) => 1,
+            Self::Ptr(_) => 12,
             Self::Aaaa(_) => 28,
             Self::Srv(..) => 33,
             Self::Empty => TYPE_EMPTY,
@@ -51,16 +89,26 @@ impl Data {
                 // Priority and weight are 0.
                 let mut rdata = vec![0; 4];
                 rdata.extend_from_slice(&port.to_be_bytes());
-                for label in target.to_string().to_ascii_lowercase().split('.') {
-                    rdata.push(label.len() as u8);
-                    rdata.extend_from_slice(label.as_bytes());
-                }
-                rdata.push(0);
+                push_name(&mut rdata, target);
+                rdata
+            }
+            Self::Ptr(target) => {
+                let mut rdata = Vec::new();
+                push_name(&mut rdata, target);
                 rdata
             }
             Self::Empty => Vec::new(),
         }
     }
+}
+
+/// Adds a name in wire form and lower case.
+fn push_name(rdata: &mut Vec<u8>, name: Name) {
+    for label in name.to_string().to_ascii_lowercase().split('.') {
+        rdata.push(label.len() as u8);
+        rdata.extend_from_slice(label.as_bytes());
+    }
+    rdata.push(0);
 }
 
 impl fmt::Display for Data {
@@ -70,6 +118,7 @@ impl fmt::Display for Data {
             Self::A(address) => write!(f, "A {address}"),
             Self::Aaaa(address) => write!(f, "AAAA {address}"),
             Self::Srv(port, target) => write!(f, "SRV 0 0 {port} {}", format!("{target:#}").to_ascii_lowercase()),
+            Self::Ptr(target) => write!(f, "PTR {}", format!("{target:#}").to_ascii_lowercase()),
             Self::Empty => write!(f, "TYPE{TYPE_EMPTY} \\# 0"),
         }
     }
@@ -107,6 +156,20 @@ pub(crate) fn records_of(plan: &ZonePlan, app: AppId) -> impl Iterator<Item = (S
     records.into_iter().flat_map(|(owner, data)| data.into_iter().map(move |data| (owner.clone(), data)))
 }
 
+/// Returns the records of one app's addresses in a reverse zone.
+fn pointers_of(plan: &ZonePlan, app: AppId, zone: ReverseZone) -> Vec<(String, Data)> {
+    let mut pointers = Vec::new();
+    for of_type in plan.app(app).into_iter().flat_map(|names| &names.types) {
+        for (index, address) in &of_type.containers {
+            let slot = Slot::new(app, of_type.container_type, *index);
+            if let (Some(owner), Ok(slot)) = (zone.owner(*address, plan.ipv6), slot) {
+                pointers.push((owner, Data::Ptr(Name::container(plan.network, &slot))));
+            }
+        }
+    }
+    pointers
+}
+
 /// Returns the labels of a name below its network's domain, in lower case.
 pub(crate) fn relative(name: &Name) -> String {
     let app = name.app_id();
@@ -121,8 +184,11 @@ pub(crate) fn relative(name: &Name) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::fixture::{app, shop};
+    use crate::Lookup;
+    use crate::fixture::{app, dual_stack, shop};
 
     #[test]
     fn a_zone_has_its_names_and_its_empty_types() {
@@ -156,6 +222,37 @@ mod tests {
             (format!("cron.{app4}"), Data::Empty),
         ];
         assert_eq!(records(zone.plan()).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn d15_reverse_zones_have_every_address_once() {
+        let (model, network) = (dual_stack("10.1.254.0/23"), crate::fixture::network(3));
+        let plan = Arc::clone(&model.zones().zones[&network]);
+        let sides: Vec<Side> = Side::all(&plan).collect();
+        let prefix = plan.ipv6.unwrap().network();
+        let nibbles =
+            prefix.octets()[..8].iter().rev().map(|o| format!("{:x}.{:x}.", o & 15, o >> 4)).collect::<String>();
+        let names: Vec<String> = sides.iter().map(|side| side.name(network)).collect();
+        let v6 = format!("{nibbles}ip6.arpa");
+        assert_eq!(names[1..], ["254.1.10.in-addr.arpa", "255.1.10.in-addr.arpa", &v6]);
+        let all =
+            |side: &Side| plan.apps.iter().flat_map(|names| side.records_of(&plan, names.app)).collect::<Vec<_>>();
+        let web = |n| Data::Ptr(Name::container(network, &Slot::new(app(5), "web".parse().unwrap(), n).unwrap()));
+        assert_eq!(all(&sides[1]), [("1".to_owned(), web(1)), ("2".to_owned(), web(2))]);
+        assert_eq!(all(&sides[2]), []);
+        let zeros = "0.0.0.0.0.0.0.0";
+        let low = |n| (format!("{n}.0.e.f.1.0.a.0.{zeros}"), web(n));
+        assert_eq!(all(&sides[3]), [low(1), low(2)]);
+        // What is said there is what is answered here.
+        let zone = model.zone(3);
+        for side in &sides[1..] {
+            for (owner, data) in all(side) {
+                let name = format!("{owner}.{}", side.name(network));
+                let labels: Vec<&[u8]> = name.split('.').map(str::as_bytes).collect();
+                let Lookup::Pointer(found) = zone.lookup(labels) else { panic!("{name}") };
+                assert_eq!(data, Data::Ptr(found), "{name}");
+            }
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod limit;
 mod tcp;
+mod turn;
 mod udp;
 
 use core::net::{IpAddr, SocketAddr};

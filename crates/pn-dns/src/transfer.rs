@@ -8,17 +8,18 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use pn_core::{DnsBackend, NetworkDomain, NetworkId, Report, Resolver, Transport, ZoneSet};
+use pn_core::{DnsBackend, NetworkId, Report, Resolver, Transport, ZoneSet};
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::messages::primary::{Asked, Keys, Wants, soa};
-use crate::messages::{Request, TsigKey};
+use crate::messages::{PeerError, Request, TsigKey};
+use crate::records::Side;
 use crate::{Names, Transfers, Zone};
 
-/// A name server that has a copy of a network's zone.
+/// A name server that has a copy of a network's zone, and maybe of its reverse zones.
 #[derive(Debug, Clone)]
 pub struct Secondary {
     /// The network.
@@ -33,9 +34,11 @@ pub struct Secondary {
 ///
 /// It publishes through [`Names`], so a server that answers from them is the primary, and given to that server as its
 /// [`Transfers`] it hands zones out: whole (AXFR, RFC 5936), to whom is listed for the network, asks from the listed address and
-/// signs with the listed key. IXFR is answered with the whole zone, or with "nothing new".
+/// signs with the listed key. IXFR is answered with the whole zone, or with "nothing new". The network's reverse zones
+/// ([`ReverseZone`](crate::ReverseZone)) are handed out in the same way, under the same serial number.
 ///
-/// After each change of a zone its secondaries get a NOTIFY (RFC 1996), again until they confirm it or another change follows.
+/// After each change its secondaries get a NOTIFY (RFC 1996) of each zone, again until they confirm it or another change follows;
+/// one that has not got a reverse zone may say so.
 ///
 /// A secondary keeps the zone of a network that was removed until it is told otherwise, or for a week: take the zone from its
 /// configuration.
@@ -84,21 +87,21 @@ impl Primary {
         let Some(zone) = self.names.zone(network) else {
             return one(asked.unknown());
         };
-        let about_the_zone = asked.is_about(&NetworkDomain(network).to_string());
-        match asked.wants {
-            Wants::Other => {
+        let side = Side::all(zone.plan()).find(|side| asked.is_about(&side.name(network)));
+        match (asked.wants, side) {
+            (Wants::Other, _) => {
                 let reply = self.names.resolve(network, transport, &asked.unsigned());
                 let limit = if transport == Transport::Udp { asked.payload() } else { usize::from(u16::MAX) };
                 Box::new(reply.and_then(|reply| asked.reply(&reply, limit)).into_iter())
             }
-            _ if !about_the_zone => one(asked.elsewhere()),
-            Wants::Changes(since) if transport == Transport::Udp || is_current(since, &zone) => {
+            (_, None) => one(asked.elsewhere()),
+            (Wants::Changes(since), _) if transport == Transport::Udp || is_current(since, &zone) => {
                 one(asked.unchanged(&zone))
             }
-            Wants::Zone if transport == Transport::Udp => one(asked.refuse()),
-            Wants::Zone | Wants::Changes(_) => {
-                tracing::info!(%network, %peer, serial = zone.serial(), "handing out a zone");
-                Box::new(asked.transfer(&zone, now))
+            (Wants::Zone, _) if transport == Transport::Udp => one(asked.refuse()),
+            (Wants::Zone | Wants::Changes(_), Some(side)) => {
+                tracing::info!(%network, %peer, ?side, serial = zone.serial(), "handing out a zone");
+                Box::new(asked.transfer(&zone, side, now))
             }
         }
     }
@@ -164,23 +167,36 @@ async fn notify(names: Arc<Names>, secondary: Secondary, mut changes: watch::Rec
     }
 }
 
-/// Sends a NOTIFY and waits for its confirmation.
+/// Sends a NOTIFY of each zone of a network and waits for their confirmations.
 async fn tell(secondary: &Secondary, zone: &Zone) -> io::Result<()> {
     let any =
         if secondary.address.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(secondary.address).await?;
-    let domain = NetworkDomain(secondary.network).to_string();
-    let soa = soa(zone, &domain);
-    let request = Request::notify(&domain, &soa, Some(&secondary.key), fastrand::Rng::new().u16(..), now());
-    socket.send(&request.octets).await?;
+    let id = fastrand::Rng::new().u16(..);
+    let notify = |(side, n): (Side, u16)| {
+        let name = side.name(secondary.network);
+        (side, Request::notify(&name, &soa(zone, &name), Some(&secondary.key), id.wrapping_add(n), now()))
+    };
+    let mut open: Vec<(Side, Request)> = Side::all(zone.plan()).zip(0..).map(notify).collect();
+    for (_, request) in &open {
+        socket.send(&request.octets).await?;
+    }
     let mut reply = vec![0; MAX_REPLY];
-    loop {
+    while !open.is_empty() {
         let len = socket.recv(&mut reply).await?;
-        // What is no reply to this is nobody's.
-        if request.read(reply.get(..len).unwrap_or_default().to_vec(), now()).is_ok() {
-            return Ok(());
-        }
+        let reply = reply.get(..len).unwrap_or_default();
+        // What is no reply to any of them is nobody's.
+        open.retain(|(side, request)| !is_told(*side, request.read(reply.to_vec(), now())));
+    }
+    Ok(())
+}
+
+/// Returns whether a reply to a NOTIFY is the end of it. Not every secondary has the reverse zones.
+fn is_told<T>(side: Side, reply: Result<T, PeerError>) -> bool {
+    match (side, reply) {
+        (_, Ok(_)) | (Side::Reverse(_), Err(PeerError::Refused { .. })) => true,
+        (_, Err(_)) => false,
     }
 }
 

@@ -2,17 +2,18 @@
 
 mod app;
 mod reverse;
+mod reverse_zone;
 
 use core::net::Ipv4Addr;
 use core::time::Duration;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use pn_core::name::SUFFIX;
 use pn_core::{AppId, AppNames, Name, NetworkId, Port, Protocol, TypeNames, ZonePlan};
 
-use self::app::{AppBlock, IdHasher};
+use self::app::{AppBlock, Apps};
 use self::reverse::Reverse;
+pub use self::reverse_zone::ReverseZone;
 
 /// The longest that an answer without addresses is kept, in seconds: scaling from zero is to be seen at once.
 const NEGATIVE_TTL: u32 = 1;
@@ -59,7 +60,7 @@ pub struct Zone {
     serial: u32,
     /// The domain of the network in wire form and lower case.
     domain: [u8; DOMAIN],
-    apps: HashMap<AppId, Arc<AppBlock>, IdHasher>,
+    apps: Apps,
     reverse: Reverse,
 }
 
@@ -68,8 +69,9 @@ impl Zone {
     #[must_use]
     pub fn new(plan: Arc<ZonePlan>, serial: u32) -> Self {
         let nothing = Arc::new(ZonePlan::new(plan.network, plan.subnet, plan.ttl));
-        let (domain, apps) = (domain(plan.network), HashMap::with_capacity_and_hasher(plan.apps.len(), IdHasher));
-        Self { plan: nothing, serial, domain, apps, reverse: Reverse::default() }.succeeded_by(plan, serial)
+        let domain = domain(plan.network);
+        Self { plan: nothing, serial, domain, apps: Apps::default(), reverse: Reverse::default() }
+            .succeeded_by(plan, serial)
     }
 
     /// Makes the zone that follows this one. It shares the parts of the apps whose names are the same.
@@ -83,8 +85,8 @@ impl Zone {
             match (before, after) {
                 // Compared by address first.
                 (Some(before), Some(after)) if before == after => continue,
-                (_, Some(after)) => drop(apps.insert(after.app, Arc::new(AppBlock::new(Arc::clone(after))))),
-                (before, None) => before.into_iter().for_each(|before| drop(apps.remove(&before.app))),
+                (_, Some(after)) => apps.insert(after.app, AppBlock::new(Arc::clone(after))),
+                (before, None) => before.into_iter().for_each(|before| apps.remove(before.app)),
             }
             changes.note(before.map(Arc::as_ref), after.map(Arc::as_ref));
         }
@@ -154,7 +156,7 @@ impl Zone {
 
     /// Returns the names of an app that declares a type.
     pub(crate) fn app(&self, app: AppId) -> Option<&AppBlock> {
-        self.apps.get(&app).map(|block| &**block)
+        self.apps.get(app)
     }
 
     /// Looks up the labels before the network's domain.

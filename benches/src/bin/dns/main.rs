@@ -83,12 +83,13 @@ fn quantile(values: &[f64], share: f64) -> Option<f64> {
 }
 
 /// The figures, in the order in which they are shown.
-const FIGURES: [(&str, &str, usize); 13] = [
+const FIGURES: [(&str, &str, usize); 14] = [
     ("qps", "answers/s", 0),
     ("dnsperf_qps", "by dnsperf", 0),
     ("rate", "steady rate", 0),
     ("p50_us", "p50 µs", 0),
     ("p99_us", "p99 µs", 0),
+    ("ours_p99_us", "ours there", 0),
     ("lost", "lost", 0),
     ("rss_mb", "memory MB", 0),
     ("load_s", "load s", 2),
@@ -232,9 +233,12 @@ fn rounds(
                 figures.add("dnsperf_qps", per_second);
             }
         }
-        // A steady rate that the best of the others bears, and each of the others its own.
-        let best = servers.iter().filter(|(running, _)| !matches!(running.server, Server::PnDns | Server::Echo));
+        // A steady rate that each of the others bears, and ours beside it; for ours and the echo, that of the best.
+        let is_other = |running: &Running| !matches!(running.server, Server::PnDns | Server::Echo);
+        let best = servers.iter().filter(|(running, _)| is_other(running));
         let best = best.filter_map(|(_, figures)| figures.median("qps")).fold(0.0, f64::max);
+        let ours = servers.iter().find(|(running, _)| running.server == Server::PnDns);
+        let ours = ours.map(|(running, _)| running.address);
         for (running, figures) in &mut *servers {
             let own = figures.median("qps").unwrap_or_default();
             let rate = STEADY * if best > 0.0 { own.min(best) } else { own };
@@ -243,6 +247,9 @@ fn rounds(
             figures.add("p50_us", run.p50_us);
             figures.add("p99_us", run.p99_us);
             figures.add("lost", run.lost as f64);
+            if let Some(ours) = ours.filter(|_| is_other(running)) {
+                figures.add("ours_p99_us", client::steadily(ours, questions, rate, duration)?.p99_us);
+            }
         }
     }
     Ok(())

@@ -7,7 +7,7 @@ use pn_core::{AppId, Generation, Stage, ZonePlan};
 
 use crate::Zone;
 use crate::messages::{Contents, Edit, Rrset, RrsetKey};
-use crate::records::{records, records_of};
+use crate::records::Side;
 
 /// Returns the apps whose names may differ between two plans: those that the plans do not share.
 pub(super) fn touched(a: Option<&ZonePlan>, b: Option<&ZonePlan>) -> BTreeSet<AppId> {
@@ -24,17 +24,15 @@ pub(super) fn touched(a: Option<&ZonePlan>, b: Option<&ZonePlan>) -> BTreeSet<Ap
     all.filter(|app| !shared(app)).collect()
 }
 
-/// Returns what a plan says, of some apps or of all.
-pub(super) fn contents(plan: &ZonePlan, apps: Option<&BTreeSet<AppId>>) -> Contents {
+/// Returns what a plan says of a zone, of some apps or of all.
+pub(super) fn contents(side: Side, plan: &ZonePlan, apps: Option<&BTreeSet<AppId>>) -> Contents {
     let ttl = Zone::new(Arc::new(plan.clone()), 0).ttl();
     let mut contents = Contents::new();
-    let mut add = |(owner, data): (String, crate::records::Data)| {
-        let set = contents.entry((owner, data.rtype())).or_insert_with(|| Rrset { ttl, ..Rrset::default() });
-        set.rdata.insert(data.rdata());
-    };
-    match apps {
-        None => records(plan).for_each(&mut add),
-        Some(apps) => apps.iter().flat_map(|app| records_of(plan, *app)).for_each(&mut add),
+    for names in plan.apps.iter().filter(|names| apps.is_none_or(|apps| apps.contains(&names.app))) {
+        for (owner, data) in side.records_of(plan, names.app) {
+            let set = contents.entry((owner, data.rtype())).or_insert_with(|| Rrset { ttl, ..Rrset::default() });
+            set.rdata.insert(data.rdata());
+        }
     }
     contents
 }
@@ -140,11 +138,11 @@ mod tests {
         let container = model.run(1, "web", 2);
         let after = plan(&model);
         assert_eq!(touched(Some(&before), Some(&after)), BTreeSet::from([app(1)]));
-        let of = |plan: &ZonePlan| contents(plan, Some(&BTreeSet::from([app(1)])));
+        let of = |plan: &ZonePlan| contents(Side::Forward, plan, Some(&BTreeSet::from([app(1)])));
         // The container's name, its type's and its app's.
         assert_eq!(difference(&of(&before), &of(&after)).len(), 3);
         assert_eq!(
-            difference(&contents(&before, None), &contents(&after, None)),
+            difference(&contents(Side::Forward, &before, None), &contents(Side::Forward, &after, None)),
             difference(&of(&before), &of(&after))
         );
         model.apply(pn_core::Change::Fail(container));
@@ -155,7 +153,7 @@ mod tests {
     #[test]
     fn what_is_made_leads_to_what_is_wanted() {
         let zone = model();
-        let want = contents(&plan(&zone), None);
+        let want = contents(Side::Forward, &plan(&zone), None);
         let set = |ttl, rdata: &[&[u8]]| Rrset { ttl, rdata: rdata.iter().map(|rdata| rdata.to_vec()).collect() };
         let mut have = want.clone();
         let web = (format!("web.{}", app(1)), 1);

@@ -14,7 +14,7 @@ use pn_core::ZonePlan;
 
 use super::{TsigKey, ZoneSoa, record, time, zone_name};
 use crate::Zone;
-use crate::records::{Data, records_of};
+use crate::records::{Data, Side};
 
 /// Keys by what a signature names.
 #[derive(Debug, Clone, Default)]
@@ -162,7 +162,7 @@ impl Asked {
         Some(sign(&mut self.signature, question.additional(), self.now))
     }
 
-    /// Answers with the SOA record alone: nothing changed, or it does not fit.
+    /// Answers with the SOA record of a zone of its network alone: nothing changed, or it does not fit.
     pub(crate) fn unchanged(mut self, zone: &Zone) -> Vec<u8> {
         let mut answer = start().start_error(&self.message, Rcode::NOERROR);
         answer.header_mut().set_aa(true);
@@ -171,11 +171,12 @@ impl Asked {
         sign(&mut self.signature, answer.additional(), self.now)
     }
 
-    /// Answers with the whole zone, message by message. The clock is asked for each.
-    pub(crate) fn transfer(self, zone: &Zone, now: fn() -> u64) -> Outgoing {
+    /// Answers with a whole zone of its network, message by message. The clock is asked for each.
+    pub(crate) fn transfer(self, zone: &Zone, side: Side, now: fn() -> u64) -> Outgoing {
         let plan = Arc::clone(zone.plan());
         let (name, ttl, soa) = (self.name.to_string(), zone.ttl(), soa(zone, &self.name.to_string()));
-        Outgoing { asked: self, now, name, soa, ttl, plan, app: 0, records: nothing().peekable(), stage: Part::First }
+        let records = nothing().peekable();
+        Outgoing { asked: self, now, name, soa, ttl, plan, side, app: 0, records, stage: Part::First }
     }
 }
 
@@ -187,6 +188,7 @@ pub(crate) struct Outgoing {
     soa: ZoneSoa,
     ttl: u32,
     plan: Arc<ZonePlan>,
+    side: Side,
     /// The app whose records come after those below.
     app: usize,
     records: Peekable<Box<dyn Iterator<Item = (String, Data)> + Send>>,
@@ -247,8 +249,7 @@ impl Outgoing {
         while self.records.peek().is_none() {
             let app = self.plan.apps.get(self.app)?.app;
             self.app += 1;
-            let records: Box<dyn Iterator<Item = (String, Data)> + Send> = Box::new(records_of(&self.plan, app));
-            self.records = records.peekable();
+            self.records = self.side.records_of(&self.plan, app).peekable();
         }
         self.records.peek().cloned()
     }

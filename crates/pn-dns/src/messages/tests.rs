@@ -11,10 +11,11 @@ impl Request {
     }
 
     /// Confirms a signed notification.
-    pub(crate) fn confirm(notification: &[u8], key: &TsigKey, now: u64) -> Vec<u8> {
+    pub(crate) fn confirm(notification: &[u8], rcode: u8, key: &TsigKey, now: u64) -> Vec<u8> {
         let mut message = Message::from_octets(notification.to_vec()).unwrap();
         let signature = domain::tsig::ServerTransaction::request(key, &mut message, time(now)).unwrap().unwrap();
-        let mut reply = builder(0, Opcode::NOTIFY).start_answer(&message, Rcode::NOERROR).unwrap().additional();
+        let mut reply =
+            builder(0, Opcode::NOTIFY).start_answer(&message, Rcode::masked_from_int(rcode)).unwrap().additional();
         signature.answer(&mut reply, time(now)).unwrap();
         reply.finish().into_target()
     }

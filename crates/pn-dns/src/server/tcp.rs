@@ -118,6 +118,9 @@ pub async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin>(
 trait Handler {
     /// Adds the reply to a query to what is to be sent, or says who has it.
     fn handle(&mut self, query: &[u8], out: &mut Vec<u8>) -> Next;
+
+    /// Notes what somebody else had to say to a query: of many messages, the first.
+    fn note(&self, _reply: Option<&[u8]>) {}
 }
 
 /// What is left to do about a query.
@@ -185,6 +188,13 @@ impl Handler for Serving<'_> {
         push(out, reply);
         Next::Done
     }
+
+    fn note(&self, reply: Option<&[u8]>) {
+        match reply {
+            Some(reply) => self.service.counters.add_reply(Transport::Tcp, reply),
+            None => self.service.counters.add(Count::Dropped(Drop::Unanswered)),
+        }
+    }
 }
 
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
@@ -214,6 +224,8 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
                     });
                 }
                 Next::Transfer(messages) => {
+                    let mut messages = messages.peekable();
+                    handler.note(messages.peek().map(Vec::as_slice));
                     for message in messages {
                         push(&mut out, &message);
                         flush_beyond(FLUSH, &mut stream, &mut out, idle).await?;
@@ -231,6 +243,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
             Some(answer) = answers.recv() => {
                 asked -= 1;
                 deadline = Instant::now() + idle;
+                handler.note(answer.as_deref());
                 if let Some(answer) = answer {
                     push(&mut out, &answer);
                 }

@@ -18,6 +18,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::runtime::Handle;
 
 use super::limit::Allowed;
+use super::turn::Turn;
 use super::{ERROR_PAUSE, Service, unix_time};
 use crate::answer::{Verdict, is_of_known_client, respond, truncated};
 use crate::counts::{Count, Counts, Drop};
@@ -118,6 +119,8 @@ struct Batch<S> {
     replies: Box<[Vec<u8>]>,
     rng: Rng,
     begin: Instant,
+    /// `None` where the thread waits for the next query.
+    turn: Option<Turn>,
 }
 
 impl Worker {
@@ -129,6 +132,7 @@ impl Worker {
             replies: (0..BATCH).map(|_| Vec::with_capacity(REPLY)).collect(),
             rng: Rng::with_seed(self.service.names.seed()),
             begin: Instant::now(),
+            turn: None,
         };
         loop {
             let received = self.receive(&mut batch, &mut headers);
@@ -136,6 +140,10 @@ impl Worker {
                 return;
             }
             if let Err(error) = received {
+                if error == Errno::EAGAIN {
+                    batch.turn = None;
+                    continue;
+                }
                 // An error of an earlier reply, for example that nobody listens there.
                 tracing::debug!(network = %self.service.network, %error, "cannot receive DNS queries");
                 if !matches!(error, Errno::ECONNREFUSED | Errno::EINTR) {
@@ -147,16 +155,18 @@ impl Worker {
             self.answer(&mut batch, &mut counts);
             self.send(&batch, &mut counts);
             self.service.counters.add_all(&counts);
+            batch.turn.get_or_insert_default().give_way();
         }
     }
 
-    /// Waits for a query, and takes those that are there with it.
+    /// Takes the queries that are there, and between turns waits for one.
     fn receive<S: Address>(&self, batch: &mut Batch<S>, headers: &mut MultiHeaders<S>) -> Result<(), Errno> {
         batch.received.clear();
         let mut queries = batch.queries.iter_mut();
         let mut slices: [[IoSliceMut<'_>; 1]; BATCH] =
             core::array::from_fn(|_| [IoSliceMut::new(queries.next().map_or(&mut [], |query| &mut query[..]))]);
-        let messages = recvmmsg(self.socket.as_raw_fd(), headers, &mut slices, MsgFlags::MSG_WAITFORONE, None)?;
+        let flags = if batch.turn.is_some() { MsgFlags::MSG_DONTWAIT } else { MsgFlags::MSG_WAITFORONE };
+        let messages = recvmmsg(self.socket.as_raw_fd(), headers, &mut slices, flags, None)?;
         if self.stopping.load(Ordering::SeqCst) {
             // Nothing was received, and so there are no addresses.
             return Ok(());

@@ -1,11 +1,8 @@
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use pn_core::ErrorKind;
+use pn_core::{ErrorKind, NetworkDomain};
 
 use super::*;
-use crate::fixture::{Model, network, shop};
+use crate::fixture::{Model, dual_stack, network, shop};
 use crate::messages::{Contents, PeerError, Transfer, TsigAlgorithm, ZoneSoa};
-use crate::records::records;
 use crate::stub;
 
 fn key(n: u8) -> TsigKey {
@@ -32,7 +29,17 @@ fn peer(text: &str) -> SocketAddr {
 
 /// Transfers the zone of a network as a secondary does.
 fn transfer(primary: &Primary, n: u128, from: &str, key: &TsigKey) -> Result<(ZoneSoa, Contents, usize), PeerError> {
-    let (query, mut transfer) = Transfer::request(&domain(n), Some(key), 7, now());
+    transfer_of(primary, &domain(n), n, from, key)
+}
+
+fn transfer_of(
+    primary: &Primary,
+    zone: &str,
+    n: u128,
+    from: &str,
+    key: &TsigKey,
+) -> Result<(ZoneSoa, Contents, usize), PeerError> {
+    let (query, mut transfer) = Transfer::request(zone, Some(key), 7, now());
     let mut messages = 0;
     for message in primary.transfer(network(n), peer(from), Transport::Tcp, &query) {
         messages += 1;
@@ -45,9 +52,9 @@ fn transfer(primary: &Primary, n: u128, from: &str, key: &TsigKey) -> Result<(Zo
     Err(PeerError::Malformed)
 }
 
-fn expected(model: &Model, n: u128) -> Contents {
-    let mut contents = Contents::new();
-    for (owner, data) in records(model.zone(n).plan()) {
+fn expected(model: &Model, n: u128, side: Side) -> Contents {
+    let (mut contents, zone) = (Contents::new(), model.zone(n));
+    for (owner, data) in zone.plan().apps.iter().flat_map(|names| side.records_of(zone.plan(), names.app)) {
         let set = contents.entry((owner, data.rtype())).or_default();
         set.ttl = 5;
         set.rdata.insert(data.rdata());
@@ -70,10 +77,32 @@ async fn a_secondary_gets_the_whole_zone_signed() {
         assert!(messages >= at_least, "{messages}");
         let ns = contents.remove(&(String::new(), 2)).unwrap();
         assert_eq!(ns.rdata.len(), 1);
-        assert_eq!(contents, expected(&model, n));
+        assert_eq!(contents, expected(&model, n, Side::Forward));
     }
     // An IPv4 client of a socket for both families is the same client.
     assert!(transfer(&primary, 1, "[::ffff:127.0.0.1]:4711", &key(1)).is_ok());
+}
+
+#[tokio::test]
+async fn d15_reverse_zones_are_handed_out_too() {
+    let model = dual_stack("10.1.0.0/22");
+    let primary = Primary::new(Arc::new(Names::new(1)), [secondary(3)]);
+    primary.publish(&model.zones()).await.into_result().unwrap();
+    let zone = model.zone(3);
+    let mut pointers = Vec::new();
+    for side in Side::all(zone.plan()).skip(1) {
+        let name = side.name(network(3));
+        let (soa, mut contents, _) = transfer_of(&primary, &name, 3, "127.0.0.1:4711", &key(3)).unwrap();
+        assert_eq!((soa.serial, soa.mname.to_string()), (model.zones().serial(), name.clone()));
+        assert!(contents.remove(&(String::new(), 2)).is_some(), "NS of {name}");
+        assert_eq!(contents, expected(&model, 3, side));
+        pointers.push(contents.values().map(|set| set.rdata.len()).sum::<usize>());
+    }
+    assert_eq!(pointers, [2, 0, 0, 0, 2], "of a /22, and of the prefix");
+    for name in ["4.1.10.in-addr.arpa", "1.10.in-addr.arpa", "1.0.1.10.in-addr.arpa", "private-network.internal"] {
+        let error = transfer_of(&primary, name, 3, "127.0.0.1:4711", &key(3)).unwrap_err();
+        assert!(matches!(&error, PeerError::Refused { rcode, .. } if rcode == "NOTAUTH"), "{name}: {error}");
+    }
 }
 
 #[tokio::test]
@@ -131,7 +160,7 @@ async fn what_did_not_change_is_not_sent() {
     let primary = primary(&model).await;
     let serial = model.zones().serial();
     let answers = |messages: &[Vec<u8>]| messages.iter().map(|message| u16::from(message[7])).sum::<u16>();
-    let all = expected(&model, 1).values().map(|set| set.rdata.len() as u16).sum::<u16>() + 3;
+    let all = expected(&model, 1, Side::Forward).values().map(|set| set.rdata.len() as u16).sum::<u16>() + 3;
     assert_eq!(answers(&ixfr(&primary, serial, Transport::Tcp)), 1);
     assert_eq!(answers(&ixfr(&primary, serial.wrapping_add(5), Transport::Tcp)), 1);
     assert_eq!(answers(&ixfr(&primary, serial.wrapping_sub(1), Transport::Tcp)), all);
@@ -173,25 +202,34 @@ async fn no_octets_do_harm() {
     assert!(transfer(&primary, 1, "127.0.0.1:1", &key(1)).is_ok());
 }
 
-/// Listens as a secondary does, and returns the serial numbers of the first so many notifications, confirming from the second on.
-async fn listen(socket: &UdpSocket, ignored: &AtomicUsize) -> u32 {
+/// What a secondary that listens was notified of.
+#[derive(Debug)]
+struct Notified {
+    zone: String,
+    serial: u32,
+}
+
+/// Receives a notification, and confirms it or not.
+async fn listen(socket: &UdpSocket, confirm: impl Fn(&str) -> Option<u8>) -> Notified {
     let mut octets = vec![0; 4096];
-    loop {
-        let (len, from) = socket.recv_from(&mut octets).await.unwrap();
-        let notification = &octets[..len];
-        assert_eq!(notification[2], 0x24, "opcode NOTIFY, AA");
-        if ignored.fetch_add(1, Ordering::SeqCst) == 0 {
-            continue;
-        }
-        let name = domain(1).len() + 2;
-        // Question, then an SOA record: its owner a pointer, its name server and mailbox whole or not.
-        let rdlen = 12 + name + 4 + 2 + 8;
-        let end = rdlen + 2 + usize::from(u16::from_be_bytes([notification[rdlen], notification[rdlen + 1]]));
-        let serial = u32::from_be_bytes(notification[end - 20..end - 16].try_into().unwrap());
-        let reply = Request::confirm(notification, &key(1), now());
-        socket.send_to(&reply, from).await.unwrap();
-        return serial;
+    let (len, from) = socket.recv_from(&mut octets).await.unwrap();
+    let notification = &octets[..len];
+    assert_eq!(notification[2], 0x24, "opcode NOTIFY, AA");
+    let (mut zone, mut at) = (String::new(), 12);
+    while notification[at] > 0 {
+        let label = &notification[at + 1..][..usize::from(notification[at])];
+        zone += &format!("{}.", core::str::from_utf8(label).unwrap());
+        at += 1 + label.len();
     }
+    // Question, then an SOA record: its owner a pointer, its name server and mailbox whole or not.
+    let rdlen = at + 1 + 4 + 2 + 8;
+    let end = rdlen + 2 + usize::from(u16::from_be_bytes([notification[rdlen], notification[rdlen + 1]]));
+    let serial = u32::from_be_bytes(notification[end - 20..end - 16].try_into().unwrap());
+    if let Some(rcode) = confirm(&zone) {
+        let reply = Request::confirm(notification, rcode, &key(1), now());
+        socket.send_to(&reply, from).await.unwrap();
+    }
+    Notified { zone, serial }
 }
 
 #[tokio::test]
@@ -200,22 +238,34 @@ async fn secondaries_are_notified_until_they_confirm() {
     let address = socket.local_addr().unwrap();
     let mut model = shop();
     let primary = Primary::new(Arc::new(Names::new(1)), [Secondary { address, ..secondary(1) }]);
-    let ignored = AtomicUsize::new(0);
-    let told = async |model: &Model| {
-        primary.publish(&model.zones()).await.into_result().unwrap();
-        let serial = timeout(Duration::from_secs(20), listen(&socket, &ignored)).await.unwrap();
-        assert_eq!(serial, model.zones().serial());
+    let zones = 1 + 4;
+    let forward = format!("{}.", domain(1));
+    // The secondary has the forward zone and one of the reverse ones; for the others it is no authority.
+    let confirm = |zone: &str| Some(if zone == forward || zone.starts_with("0.240.") { 0 } else { 9 });
+    let told = async |model: &Model, confirm: &dyn Fn(&str) -> Option<u8>| {
+        let mut of = std::collections::BTreeSet::new();
+        for _ in 0..zones {
+            let notified = timeout(Duration::from_secs(20), listen(&socket, confirm)).await.unwrap();
+            assert_eq!(notified.serial, model.zones().serial());
+            of.insert(notified.zone);
+        }
+        assert!(of.contains(&forward) && of.contains("3.240.10.in-addr.arpa.") && of.len() == zones, "{of:?}");
     };
-    told(&model).await;
+    // The first notifications get lost, so all come again.
+    primary.publish(&model.zones()).await.into_result().unwrap();
+    told(&model, &|_| None).await;
+    told(&model, &confirm).await;
     let container = model.run(3, "worker", 2);
-    told(&model).await;
+    primary.publish(&model.zones()).await.into_result().unwrap();
+    told(&model, &confirm).await;
+    // That somebody is no authority for the forward zone ends nothing: it comes to know it.
     model.apply(pn_core::Change::Fail(container));
-    told(&model).await;
+    primary.publish(&model.zones()).await.into_result().unwrap();
+    told(&model, &|_| Some(9)).await;
+    told(&model, &confirm).await;
     // A change of another network is not their business.
-    let before = ignored.load(Ordering::SeqCst);
     model.app(9, 2, "web:1");
     model.run(9, "web", 1);
     primary.publish(&model.zones()).await.into_result().unwrap();
-    let silence = timeout(Duration::from_millis(200), listen(&socket, &ignored)).await;
-    assert!(silence.is_err() && ignored.load(Ordering::SeqCst) == before);
+    assert!(timeout(Duration::from_millis(300), listen(&socket, confirm)).await.is_err());
 }

@@ -2,9 +2,10 @@
 
 use core::hash::{BuildHasher, Hasher};
 use core::net::Ipv4Addr;
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use pn_core::{AppNames, TypeNames};
+use pn_core::{AppId, AppNames, TypeNames};
 
 /// The names of one app. It is made once, and shared by every zone in which they are the same.
 #[derive(Debug)]
@@ -96,6 +97,43 @@ impl AppBlock {
         let at = containers.binary_search_by_key(&index, |(index, _)| *index).ok()?;
         Some(&containers[at..=at])
     }
+}
+
+/// The apps of a zone. Zones that follow each other share the parts in which they are the same, so that a change costs little
+/// where there are many apps.
+#[derive(Debug, Clone)]
+pub(crate) struct Apps(Box<[Arc<Part>; PARTS]>);
+
+/// Apps by id.
+type Part = HashMap<AppId, Arc<AppBlock>, IdHasher>;
+
+/// Some tens: of 10 000 apps, few in each, and few parts.
+const PARTS: usize = 64;
+
+impl Default for Apps {
+    fn default() -> Self {
+        let nothing = Arc::new(Part::default());
+        Self(Box::new(core::array::from_fn(|_| Arc::clone(&nothing))))
+    }
+}
+
+impl Apps {
+    pub(crate) fn get(&self, app: AppId) -> Option<&AppBlock> {
+        self.0[part(app)].get(&app).map(|block| &**block)
+    }
+
+    pub(super) fn insert(&mut self, app: AppId, block: AppBlock) {
+        Arc::make_mut(&mut self.0[part(app)]).insert(app, Arc::new(block));
+    }
+
+    pub(super) fn remove(&mut self, app: AppId) {
+        Arc::make_mut(&mut self.0[part(app)]).remove(&app);
+    }
+}
+
+/// Returns the part that an app is in: bits that its place in the part does not depend on alone.
+fn part(app: AppId) -> usize {
+    (IdHasher.hash_one(app) >> 40) as usize % PARTS
 }
 
 /// Hashes ids, which come from the plan, by folding their octets.

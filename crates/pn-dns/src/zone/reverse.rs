@@ -159,7 +159,7 @@ fn find_ipv4<'a>(reverse: &'a Reverse, plan: &ZonePlan, labels: &[&[u8]]) -> Opt
 }
 
 /// Returns how many octets the names of a subnet's reverse zones say.
-const fn zone_octets(subnet: Subnet) -> usize {
+pub(super) const fn zone_octets(subnet: Subnet) -> usize {
     match subnet.prefix_len() {
         ..=8 => 1,
         9..=16 => 2,

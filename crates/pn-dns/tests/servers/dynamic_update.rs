@@ -7,9 +7,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pn_core::{Action, DnsBackend, ErrorKind, NetworkDomain, NetworkId, Report, Transport, ZoneSet};
+use pn_core::{Action, DnsBackend, ErrorKind, NetworkDomain, NetworkId, Report, Subnet, Transport, ZoneSet};
 use pn_dns::conformance::{Fidelity, Subject, dns, networks};
-use pn_dns::{DynamicUpdate, PeerError, TsigKey};
+use pn_dns::{DynamicUpdate, PeerError, ReverseZone, TsigKey};
 
 use crate::model::{APP, Model, NETWORK};
 use crate::support::{self, KEY, Kind, ServedZone, Server, TempDir, command, installed, run};
@@ -20,18 +20,24 @@ fn key() -> TsigKey {
 
 /// Starts a server with an empty zone for a network, as an operator would write it.
 async fn start(kind: Kind, dir: &TempDir, network: NetworkId) -> Server {
-    let zone = NetworkDomain(network);
-    let text = format!(
-        "$ORIGIN {zone:#}\n@ 3600 SOA ns.example. hostmaster.example. 1 3600 600 86400 3600\n@ 3600 NS ns.example.\n"
-    );
-    let file = dir.0.join(format!("{network}.{kind:?}"));
-    std::fs::write(&file, text).unwrap();
-    let more = match kind {
-        Kind::Bind => format!("type primary; allow-update {{ key {0}; }}; allow-transfer {{ key {0}; }}; ", KEY.0),
-        Kind::Knot => "  acl: with-key\n  zonefile-sync: -1\n".to_owned(),
-        Kind::Nsd => unreachable!("NSD takes no updates"),
+    start_with(kind, dir, &[NetworkDomain(network).to_string()]).await
+}
+
+async fn start_with(kind: Kind, dir: &TempDir, names: &[String]) -> Server {
+    let zone = |name: &String| {
+        let text = format!(
+            "$ORIGIN {name}.\n@ 3600 SOA ns.example. hostmaster.example. 1 3600 600 86400 3600\n@ 3600 NS ns.example.\n"
+        );
+        let file = dir.0.join(format!("{name}.{kind:?}"));
+        std::fs::write(&file, text).unwrap();
+        let more = match kind {
+            Kind::Bind => format!("type primary; allow-update {{ key {0}; }}; allow-transfer {{ key {0}; }}; ", KEY.0),
+            Kind::Knot => "  acl: with-key\n  zonefile-sync: -1\n".to_owned(),
+            Kind::Nsd => unreachable!("NSD takes no updates"),
+        };
+        ServedZone { name: name.clone(), file, more, primary: None }
     };
-    Server::start(kind, dir, &[ServedZone { name: zone.to_string(), file, more, primary: None }]).await
+    Server::start(kind, dir, &names.iter().map(zone).collect::<Vec<_>>()).await
 }
 
 /// A server for each network, each kept by a backend of its own.
@@ -102,14 +108,18 @@ async fn knot_kept_by_updates_obeys_the_laws() {
 
 /// Reads a server's zone with `dig`: its address records, and everything else.
 fn zone(server: SocketAddr) -> (Vec<String>, Vec<String>) {
-    let (zone, key) = (NetworkDomain(NETWORK).to_string(), format!("hmac-sha256:{}:{}", KEY.0, KEY.1));
-    let port = server.port().to_string();
-    let text = run("dig", &["@127.0.0.1", "-p", &port, "-y", &key, "+onesoa", "+noall", "+answer", &zone, "AXFR"]);
+    zone_lines(server, &NetworkDomain(NETWORK).to_string()).into_iter().partition(|line| line.contains(" in a "))
+}
+
+/// Reads a zone with `dig`, record by record and sorted.
+fn zone_lines(server: SocketAddr, zone: &str) -> Vec<String> {
+    let (key, port) = (format!("hmac-sha256:{}:{}", KEY.0, KEY.1), server.port().to_string());
+    let text = run("dig", &["@127.0.0.1", "-p", &port, "-y", &key, "+onesoa", "+noall", "+answer", zone, "AXFR"]);
     let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with(';'));
     let mut lines: Vec<String> =
         lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ").to_ascii_lowercase()).collect();
     lines.sort();
-    lines.into_iter().partition(|line| line.contains(" in a "))
+    lines
 }
 
 /// Changes a server's zone by hand.
@@ -123,8 +133,14 @@ fn by_hand(server: SocketAddr, commands: &str) {
 
 async fn containers_come_and_go(kind: Kind) {
     let dir = TempDir::new();
-    let server = start(kind, &dir, NETWORK).await;
-    let backend = DynamicUpdate::new(NETWORK, server.address, key()).with_timeout(support::DEADLINE);
+    let reverse: Vec<ReverseZone> = ReverseZone::of(Subnet::DEFAULT, None).collect();
+    let names = reverse.iter().map(ReverseZone::to_string).chain([NetworkDomain(NETWORK).to_string()]);
+    let server = start_with(kind, &dir, &names.collect::<Vec<_>>()).await;
+    let of = |zone: &ReverseZone| DynamicUpdate::reverse(NETWORK, *zone, server.address, key());
+    let mut backends: Vec<DynamicUpdate> = reverse.iter().map(of).collect();
+    backends.push(DynamicUpdate::new(NETWORK, server.address, key()));
+    let backends: Vec<DynamicUpdate> =
+        backends.into_iter().map(|backend| backend.with_timeout(support::DEADLINE)).collect();
     let mut model = Model::new("web:400 worker:3 idle:0");
     let (mut rng, mut running) = (fastrand::Rng::with_seed(7), BTreeMap::new());
     for round in 0..40 {
@@ -141,12 +157,21 @@ async fn containers_come_and_go(kind: Kind) {
                 None => drop(running.insert(index, model.run("web", index))),
             }
         }
-        let report = backend.publish(&model.zones()).await;
-        let failures: Vec<_> =
-            report.failures().map(|error| format!("{error}: {:?}", std::error::Error::source(error))).collect();
-        assert!(failures.is_empty(), "round {round}: {failures:?}\n{}", server.log());
+        for backend in &backends {
+            let report = backend.publish(&model.zones()).await;
+            let failures: Vec<_> =
+                report.failures().map(|error| format!("{error}: {:?}", std::error::Error::source(error))).collect();
+            assert!(failures.is_empty(), "round {round}: {failures:?}\n{}", server.log());
+        }
         let (addresses, others) = zone(server.address);
         assert_eq!(addresses, model.lines(), "round {round}");
+        if round % 8 == 7 {
+            // D15: in each reverse zone the addresses that are there.
+            let lines = reverse.iter().flat_map(|zone| zone_lines(server.address, &zone.to_string()));
+            let mut pointers: Vec<String> = lines.filter(|line| line.contains(" in ptr ")).collect();
+            pointers.sort();
+            assert_eq!(pointers, model.pointer_lines(), "round {round}");
+        }
         // SOA, NS, the marker and the three types without containers, or two.
         assert!((5..=6).contains(&others.len()), "{others:?}");
     }

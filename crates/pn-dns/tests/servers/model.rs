@@ -1,5 +1,7 @@
 //! A region whose containers come and go.
 
+use std::net::Ipv4Addr;
+
 use pn_core::*;
 
 /// One network with one app and one node.
@@ -63,6 +65,21 @@ impl Model {
             .iter()
             .flat_map(|(name, addresses)| addresses.iter().map(move |address| line(name, address)))
             .collect();
+        lines.sort();
+        lines
+    }
+
+    /// Every container's address and name, as `dig` prints PTR records, sorted.
+    pub(crate) fn pointer_lines(&self) -> Vec<String> {
+        let zones = self.zones();
+        let line = |of_type: &TypeNames, index, address: Ipv4Addr| {
+            let slot = Slot::new(of_type.app, of_type.container_type, index).unwrap();
+            let [a, b, c, d] = address.octets();
+            format!("{d}.{c}.{b}.{a}.in-addr.arpa. 5 IN PTR {:#}", Name::container(NETWORK, &slot)).to_ascii_lowercase()
+        };
+        let of_type = |of_type| move |(index, address): &(u32, Ipv4Addr)| line(of_type, *index, *address);
+        let types = zones.zones[&NETWORK].types();
+        let mut lines: Vec<String> = types.flat_map(|names| names.containers.iter().map(of_type(names))).collect();
         lines.sort();
         lines
     }

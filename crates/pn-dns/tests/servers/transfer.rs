@@ -1,12 +1,13 @@
 //! Zones handed to secondaries by the embedded server.
 
 use std::collections::BTreeMap;
+use std::iter::once;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use pn_core::{DnsBackend, Name, NetworkDomain, Resolver, Transport};
+use pn_core::{DnsBackend, Name, NetworkDomain, Resolver, Subnet, Transport};
 use pn_dns::stub::{self, Reply};
-use pn_dns::{DnsServer, Names, Primary, Secondary, TsigKey};
+use pn_dns::{DnsServer, Names, Primary, ReverseZone, Secondary, TsigKey};
 use tokio::time::Instant;
 
 use crate::model::{Model, NETWORK};
@@ -45,11 +46,16 @@ async fn addresses(server: SocketAddr, name: &Name) -> Reply {
     reply
 }
 
-/// Returns the serial number that a server has.
-fn serial(server: SocketAddr) -> Option<u32> {
-    let (port, zone) = (server.port().to_string(), NetworkDomain(NETWORK).to_string());
-    let text = run("dig", &["@127.0.0.1", "-p", &port, "+short", "+tries=1", "+time=5", &zone, "SOA"]);
-    text.split_whitespace().nth(2)?.parse().ok()
+/// Asks a server with `dig`.
+fn ask(server: SocketAddr, name: &str, record_type: &str) -> String {
+    let port = server.port().to_string();
+    let text = run("dig", &["@127.0.0.1", "-p", &port, "+short", "+tries=1", "+time=5", name, record_type]);
+    text.trim_end().to_ascii_lowercase()
+}
+
+/// Returns the serial number that a server has of a zone.
+fn serial(server: SocketAddr, zone: &str) -> Option<u32> {
+    ask(server, zone, "SOA").split_whitespace().nth(2)?.parse().ok()
 }
 
 async fn a_secondary_serves_the_same_zone(kind: Kind) {
@@ -59,10 +65,14 @@ async fn a_secondary_serves_the_same_zone(kind: Kind) {
     let mut model = Model::new("web:400 worker:3 idle:0");
     serving.primary.publish(&model.zones()).await.into_result().unwrap();
     let at = serving.server.local_addr();
-    let zone = ServedZone { primary: Some(at), ..ServedZone::of(NETWORK, dir.0.join("copy.zone")) };
-    let secondary = Server::start_at(port, kind, &dir, &[zone]).await.unwrap();
-    let wanted = Some(model.zones().serial());
-    eventually("the first transfer", || async { serial(secondary.address) == wanted }).await;
+    let forward = ServedZone { primary: Some(at), ..ServedZone::of(NETWORK, dir.0.join("copy.zone")) };
+    let names =
+        || once(forward.name.clone()).chain(ReverseZone::of(Subnet::DEFAULT, None).map(|zone| zone.to_string()));
+    let copies = names().map(|name| ServedZone { file: dir.0.join(&name), name, ..forward.clone() });
+    let secondary = Server::start_at(port, kind, &dir, &copies.collect::<Vec<_>>()).await.unwrap();
+    let has = |serial_number: u32| names().all(|name| serial(secondary.address, &name) == Some(serial_number));
+    let wanted = model.zones().serial();
+    eventually("the first transfer", || async { has(wanted) }).await;
     let (mut rng, mut running) = (fastrand::Rng::with_seed(7), BTreeMap::new());
     let mut slowest = std::time::Duration::ZERO;
     for round in 0..6 {
@@ -75,13 +85,17 @@ async fn a_secondary_serves_the_same_zone(kind: Kind) {
         }
         let since = Instant::now();
         serving.primary.publish(&model.zones()).await.into_result().unwrap();
-        let wanted = Some(model.zones().serial());
-        eventually(&format!("round {round}"), || async { serial(secondary.address) == wanted }).await;
+        let wanted = model.zones().serial();
+        eventually(&format!("round {round}"), || async { has(wanted) }).await;
         slowest = slowest.max(since.elapsed());
         let zone = serving.names.zone(NETWORK).unwrap();
         for (name, mut planned) in zone.plan().names().into_iter().step_by(7) {
             planned.sort();
             assert_eq!(addresses(secondary.address, &name).await, Reply::Addresses(planned), "{name}");
+        }
+        for line in model.pointer_lines().into_iter().step_by(41) {
+            let words: Vec<&str> = line.split(' ').collect();
+            assert_eq!(ask(secondary.address, words[0], "PTR"), words[4], "D15");
         }
     }
     println!("{kind:?}: a change was there after {slowest:?} at most");

@@ -186,6 +186,11 @@ async fn d10_other_names_are_asked_elsewhere_and_ours_never() {
     ids.sort_unstable();
     assert_eq!(ids, (0..40).collect::<Vec<u8>>());
     closed(&mut stream).await;
+    counted(&server, Count::Reply(Transport::Tcp, Rcode::ServFail), 42).await;
+    // Over either transport the counters know of it when nothing comes.
+    let mut stream = connect(&server).await;
+    send(&mut stream, 1, "silent").await.unwrap();
+    counted(&server, Count::Dropped(Drop::Unanswered), 2).await;
 }
 
 /// Hands over messages that say who asked for how many.
@@ -224,6 +229,8 @@ async fn transfers_and_signed_queries_go_to_who_has_the_zones() {
         }
     }
     assert_eq!(ask_tcp(&mut stream, 7, "1.web.ap1.pn1.^").await.unwrap(), address(1), "the connection stays");
+    let counted = server.counts().get(Count::Reply(Transport::Tcp, Rcode::NoError));
+    assert_eq!(counted, 3, "two transfers of a thousand messages, and a reply");
     let client = Client::of(&server).await;
     assert_eq!(client.ask("pn1.^ AXFR").await, "Refused", "not over UDP");
     // A TSIG record of some key: its name, type 250, class ANY, TTL 0, and data that only the other has to read.

@@ -34,63 +34,75 @@ fn client(server: &DnsServer) -> BlockingUdp {
     socket
 }
 
-/// A rolling restart that never ends: each generation has exactly one container of each of two types, with addresses that
-/// belong to this generation alone. No answer is empty, and none has parts of two generations.
+/// A rolling restart that never ends, a thousand generations a second under full load: each has one container in each of two slots,
+/// with addresses of its own. Every query is answered, and with the addresses of one generation: one that was published between
+/// the query and its answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d17_every_answer_belongs_to_one_generation() {
     let mut model = Model::new();
     model.app(1, 1, "web:2");
-    // Generations take turns: the slots of even ones have lower addresses than those of odd ones.
     let sets: Vec<(ZoneSet, [Ipv4Addr; 2])> = (0..64)
         .map(|_| {
             let running: Vec<_> = model.state.containers(network(1)).map(|container| container.id).collect();
-            let [a, b] = [1, 2].map(|index| {
-                if let Some(container) = running.get(index as usize - 1) {
-                    model.apply(Change::Fail(*container));
-                }
-                model.run(1, "web", index)
+            running.into_iter().for_each(|container| model.apply(Change::Fail(container)));
+            let mut addresses = [1, 2].map(|index| {
+                let container = model.run(1, "web", index);
+                model.state.container(container).unwrap().address
             });
-            let addresses = [a, b].map(|container| model.state.container(container).unwrap().address);
+            addresses.sort_unstable();
             (model.zones(), addresses)
         })
         .collect();
-    let allowed: Vec<[Ipv4Addr; 2]> = sets.iter().map(|(_, addresses)| *addresses).collect();
     let names = Arc::new(Names::new(1));
     publish(&names, &sets[0].0).await;
     let server = start(DnsServer::builder(network(1), Arc::clone(&names))).await;
-    let (done, asked) = (AtomicBool::new(false), AtomicU64::new(0));
-    let changes = if cfg!(debug_assertions) { 1000 } else { 10_000 };
-    thread::scope(|scope| {
+    // The last generation of which the publication has begun, and ended.
+    let (begun, ended, done) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+    let answered = AtomicU64::new(0);
+    let changes = if cfg!(debug_assertions) { 2000 } else { 10_000 };
+    let took = thread::scope(|scope| {
         for _ in 0..2 {
-            let (server, allowed, done, asked) = (&server, &allowed, &done, &asked);
-            scope.spawn(move || {
-                let (socket, query) = (client(server), eye::query(&expand("ap1.pn1.^ A")));
-                while !done.load(Ordering::Relaxed) {
-                    let message = eye::read(&ask(&socket, &query));
-                    let mut found = eye::addresses(&message);
-                    found.sort_unstable();
-                    let one = |addresses: &[Ipv4Addr; 2]| {
-                        let mut addresses = *addresses;
-                        addresses.sort_unstable();
-                        found == addresses
-                    };
-                    assert!(allowed.iter().any(one), "{found:?} are of no generation");
-                    asked.fetch_add(1, Ordering::Relaxed);
+            scope.spawn(|| {
+                let (socket, mut query) = (client(&server), eye::query(&expand("ap1.pn1.^ A")));
+                socket.set_read_timeout(Some(PATIENCE)).unwrap();
+                let mut reply = [0; 512];
+                while !done.load(Ordering::SeqCst) {
+                    let first = ended.load(Ordering::SeqCst);
+                    for id in 0..32u8 {
+                        query[1] = id;
+                        socket.send(&query).unwrap();
+                    }
+                    for _ in 0..32 {
+                        let len = socket.recv(&mut reply).expect("every query is answered");
+                        let mut found = eye::addresses(&eye::read(&reply[..len]));
+                        found.sort_unstable();
+                        let mut between = first..=begun.load(Ordering::SeqCst);
+                        assert!(
+                            between.any(|n| sets[n as usize % sets.len()].1[..] == found),
+                            "{found:?} are of no generation of {between:?}"
+                        );
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    }
                 }
             });
         }
-        // Generations of the same contents, a thousand a second.
-        let (begin, first) = (Instant::now(), sets.last().unwrap().0.generation.get());
-        for n in 0..changes {
+        let (begin, generation) = (Instant::now(), sets.last().unwrap().0.generation.get());
+        for n in 1..=changes {
             let (set, _) = &sets[n as usize % sets.len()];
-            let generation = pn_core::Generation::new(first + 1 + n);
+            let generation = pn_core::Generation::new(generation + n);
+            begun.store(n, Ordering::SeqCst);
             let published = futures_now(names.publish(&ZoneSet { generation, ..set.clone() }));
             assert!(published.into_result().is_ok());
-            thread::sleep((begin + Duration::from_millis(n + 1)).saturating_duration_since(Instant::now()));
+            ended.store(n, Ordering::SeqCst);
+            thread::sleep((begin + Duration::from_millis(n)).saturating_duration_since(Instant::now()));
         }
-        done.store(true, Ordering::Relaxed);
+        done.store(true, Ordering::SeqCst);
+        begin.elapsed()
     });
-    assert!(asked.into_inner() > 100);
+    let answered = answered.into_inner();
+    println!("{changes} generations and {answered} answers in {took:?}");
+    assert!(took < Duration::from_millis(changes + 1000), "not a thousand a second: {changes} in {took:?}");
+    assert!(answered > 2 * changes, "{answered} answers are no load");
 }
 
 /// Runs a future that does not wait.
@@ -131,12 +143,41 @@ fn resident() -> u64 {
     statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
 }
 
-/// Random and mutated queries over UDP and TCP: nothing breaks, nothing grows, and good queries are answered as before.
-async fn hostile_queries(count: u32) {
-    let names = names().await;
-    let server = start(DnsServer::builder(network(1), Arc::clone(&names))).await;
-    let (socket, mut good) = (client(&server), eye::query(&expand("1.web.ap1.pn1.^ A")));
-    good[..2].copy_from_slice(&[0xbe, 0xef]);
+/// Asks a good query at a steady rate until told to stop, and returns how many answers came in a second.
+fn steady_rate(server: &DnsServer, per_second: u32, stop: &AtomicBool) -> f64 {
+    let (socket, mut query) = (client(server), eye::query(&expand("1.web.ap1.pn1.^ A")));
+    socket.set_nonblocking(true).unwrap();
+    let (begin, mut sent, mut answered, mut reply) = (Instant::now(), 0u32, 0u32, [0; 512]);
+    let mut receive = |answered: &mut u32| {
+        while let Ok(len) = socket.recv(&mut reply) {
+            assert_eq!(eye::describe(&reply[..len]), "NoError aa A 5 10.240.0.1");
+            *answered += 1;
+        }
+    };
+    while !stop.load(Ordering::Relaxed) {
+        let due = (begin.elapsed().as_secs_f64() * f64::from(per_second)) as u32;
+        while sent < due {
+            query[..2].copy_from_slice(&(sent as u16).to_be_bytes());
+            // What the socket does not take is not answered, and counts as such.
+            let _ = socket.send(&query);
+            sent += 1;
+            receive(&mut answered);
+        }
+        receive(&mut answered);
+        thread::sleep(Duration::from_micros(200));
+    }
+    let took = begin.elapsed();
+    let last = Instant::now() + Duration::from_secs(2);
+    while answered < sent && Instant::now() < last {
+        receive(&mut answered);
+        thread::sleep(Duration::from_millis(1));
+    }
+    f64::from(answered) / took.as_secs_f64()
+}
+
+/// Sends random and mutated queries over UDP and TCP, and says what they add to the memory after the first quarter.
+fn assault(server: &DnsServer, count: u32) -> u64 {
+    let socket = client(server);
     let tcp = || {
         let stream = BlockingTcp::connect(server.local_addr()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -147,7 +188,6 @@ async fn hostile_queries(count: u32) {
     for n in 0..count {
         let query = hostile(&mut rng);
         if n % 2 == 0 {
-            // An empty datagram ends a batch's read in some kernels' tools, not here.
             socket.send(&query).unwrap();
         } else {
             use std::io::{Read, Write};
@@ -164,16 +204,40 @@ async fn hostile_queries(count: u32) {
                 stream.set_nonblocking(false).unwrap();
             }
         }
-        if n % 500 == 0 {
-            assert_eq!(eye::describe(&ask(&socket, &good)), "NoError aa A 5 10.240.0.1");
-        }
         if n == count / 4 {
             before = resident();
         }
     }
-    let grown = resident().saturating_sub(before);
+    resident().saturating_sub(before)
+}
+
+/// Random and mutated queries over UDP and TCP: nothing breaks, nothing grows, and good queries are answered at their rate.
+async fn hostile_queries(count: u32) {
+    let server = start(DnsServer::builder(network(1), names().await)).await;
+    let per_second = if cfg!(debug_assertions) { 500 } else { 5000 };
+    let rate_while = |work: &mut dyn FnMut()| {
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let rate = scope.spawn(|| steady_rate(&server, per_second, &stop));
+            work();
+            stop.store(true, Ordering::Relaxed);
+            rate.join().unwrap()
+        })
+    };
+    let alone = rate_while(&mut || thread::sleep(Duration::from_secs(1)));
+    let (begin, mut grown) = (Instant::now(), 0);
+    let beside = rate_while(&mut || grown = assault(&server, count));
+    let took = begin.elapsed();
+    println!(
+        "{count} hostile queries in {took:?}: {grown} octets more, good answers {alone:.0}/s before and {beside:.0}/s"
+    );
+    assert!(beside >= 0.9 * alone, "good answers: {alone}/s before, {beside}/s beside hostile queries");
     assert!(grown < 16 << 20, "{grown} octets more");
-    assert_eq!(eye::describe(&ask(&socket, &good)), "NoError aa A 5 10.240.0.1");
+    // So many sockets meet every thread of the server.
+    let good = eye::query(&expand("1.web.ap1.pn1.^ A"));
+    for _ in 0..16 {
+        assert_eq!(eye::describe(&ask(&client(&server), &good)), "NoError aa A 5 10.240.0.1");
+    }
     assert_eq!(answered(&server).await.peer_addr().unwrap(), server.local_addr());
     server.shutdown().await;
 }
@@ -190,46 +254,43 @@ async fn a_million_hostile_queries_break_nothing() {
     hostile_queries(1_000_000).await;
 }
 
-/// Connections that never finish a query. As many as descriptors allow, up to 5 000, and each kept open.
+/// Connections that never finish a query, 5 000 of them, and each kept open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d13_slow_connections_stop_nobody() {
+    let limit = descriptors();
+    if limit < SLOW as u64 + 1000 {
+        assert_ne!(std::env::var("PN_REQUIRE_ROOT").as_deref(), Ok("1"), "{limit} descriptors: raise `ulimit -n`");
+        println!("ignored: {limit} descriptors are too few for {SLOW} connections");
+        return;
+    }
     let server = start(DnsServer::builder(network(1), names().await)).await;
-    let (limit, _) = nix_limit();
-    let count = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(400).min(5000);
-    assert!(count >= 500, "{limit} descriptors are too few for this test: raise `ulimit -n`");
-    let udp = client(&server);
-    let good = eye::query(&expand("1.web.ap1.pn1.^ A"));
+    let (udp, good) = (client(&server), eye::query(&expand("1.web.ap1.pn1.^ A")));
+    // One that keeps asking is not the one to go.
+    let mut steady = answered(&server).await;
     let mut slow = Vec::new();
-    for n in 0..count {
+    for n in 0..SLOW {
         let mut stream = connect(&server).await;
         // A length and a part of a query; the rest never comes.
         stream.write_all(&[0, 100, 1, 2, 3][..1 + n % 5]).await.unwrap();
         slow.push(stream);
         if n % 100 == 0 {
             assert_eq!(eye::describe(&ask(&udp, &good)), "NoError aa A 5 10.240.0.1");
-            let mut stream = connect(&server).await;
-            assert_eq!(ask_tcp(&mut stream, 1, "1.web.ap1.pn1.^").await.unwrap(), address(1), "after {n}");
-        }
-    }
-    // One that keeps asking is not the one to go.
-    let mut steady = answered(&server).await;
-    for n in 0..300 {
-        slow.push(connect(&server).await);
-        if n % 50 == 0 {
-            assert_eq!(ask_tcp(&mut steady, 1, "1.web.ap1.pn1.^").await.unwrap(), address(1));
-        }
-        if slow.len() + 400 > usize::try_from(limit).unwrap_or(usize::MAX) {
-            slow.truncate(100);
+            let mut other = connect(&server).await;
+            for stream in [&mut steady, &mut other] {
+                assert_eq!(ask_tcp(stream, 1, "1.web.ap1.pn1.^").await.unwrap(), address(1), "after {n}");
+            }
         }
     }
     assert_eq!(eye::describe(&ask(&udp, &good)), "NoError aa A 5 10.240.0.1");
     server.shutdown().await;
 }
 
+const SLOW: usize = 5000;
+
 /// Returns how many descriptors this process may have, after asking for as many as it can get.
-fn nix_limit() -> (u64, u64) {
+fn descriptors() -> u64 {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
-    getrlimit(Resource::RLIMIT_NOFILE).unwrap()
+    hard
 }
