@@ -6,5 +6,6 @@ mod hostile;
 mod hosts;
 mod laws;
 mod matrix;
+mod mtu;
 mod reach;
 mod wireguard;
