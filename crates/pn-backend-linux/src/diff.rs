@@ -2,6 +2,7 @@
 
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
@@ -129,6 +130,7 @@ enum Key {
 /// are forbidden: namespaces and filters, removals, then links, addresses, neighbours, forwarding, and peers last.
 pub(crate) fn steps(is: &Kernel, should: &Kernel) -> Vec<Step> {
     let mut steps = Steps(Vec::new());
+    let is = &*without_orphans(is, &mut steps);
     for place in should.places.keys().filter(|place| !is.places.contains_key(place)) {
         steps.push(subject(*place), Action::Created, Change::CreateNamespace(*place));
     }
@@ -162,6 +164,22 @@ pub(crate) fn steps(is: &Kernel, should: &Kernel) -> Vec<Step> {
         }
     }
     steps.0
+}
+
+/// Takes VXLAN devices away whose sockets are in a namespace that is not ours any more: first of all, for later nobody could
+/// tell them from others.
+fn without_orphans<'a>(is: &'a Kernel, steps: &mut Steps) -> Cow<'a, Kernel> {
+    let mut is = Cow::Borrowed(is);
+    let has_orphans = !is.places.contains_key(&Place::Transport)
+        && is.places.values().any(|namespace| namespace.links.contains_key(&LinkName::Vxlan));
+    if has_orphans {
+        for (place, namespace) in &mut is.to_mut().places {
+            if namespace.links.remove(&LinkName::Vxlan).is_some() {
+                steps.push(subject(*place), Action::Updated, Change::RemoveLink(*place, LinkName::Vxlan));
+            }
+        }
+    }
+    is
 }
 
 const fn subject(place: Place) -> Subject {

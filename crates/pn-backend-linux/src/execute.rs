@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd as _;
+use std::time::Duration;
 
 use pn_core::{NodeId, PublicKey};
 
@@ -169,7 +170,19 @@ impl<'a> Executor<'a> {
                 // Created there and moved here: its socket stays where the tunnel is.
                 let into = self.namespaces.open(place)?.ok_or(io::ErrorKind::NotFound)?;
                 let request = message::create_vxlan(link, into.as_raw_fd()).ok_or(io::ErrorKind::InvalidInput)?;
-                self.request(Place::Transport, vec![request])
+                let mut created = self.request(Place::Transport, vec![request.clone()]);
+                // The kernel takes a namespace that nobody keeps any more down in its own time, and what was in it.
+                for _ in 0..VANISHING {
+                    if !created.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
+                        break;
+                    }
+                    std::thread::sleep(Duration::from_millis(10));
+                    created = self.request(Place::Transport, vec![request.clone()]);
+                }
+                created.map_err(|error| match error.kind() {
+                    io::ErrorKind::AlreadyExists => io::Error::new(error.kind(), VNI_TAKEN),
+                    _ => error,
+                })
             }
             LinkKind::Tun | LinkKind::WireGuard => self.encryptor.create(self.namespaces, link),
             LinkKind::Veth | LinkKind::Other => Err(io::ErrorKind::InvalidInput.into()),
@@ -178,7 +191,11 @@ impl<'a> Executor<'a> {
 
     fn add_pair(&mut self, network: Place, pair: message::Pair<'_>, container: Place) -> io::Result<()> {
         let into = self.namespaces.open(container)?.ok_or(io::ErrorKind::NotFound)?;
-        self.request(network, vec![message::create_veth(pair, into.as_raw_fd())])
+        let created = self.request(network, vec![message::create_veth(pair, into.as_raw_fd())]);
+        created.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => io::Error::new(error.kind(), format!("{container} {NAME_TAKEN}")),
+            _ => error,
+        })
     }
 
     fn request(&mut self, place: Place, requests: Vec<Request>) -> io::Result<()> {
@@ -249,6 +266,16 @@ impl<'a> Executor<'a> {
         }
     }
 }
+
+/// How often a VXLAN device is tried to be made whose predecessor has not ended yet: for a second.
+const VANISHING: u32 = 100;
+
+/// Why a VXLAN device cannot be made for good.
+const VNI_TAKEN: &str =
+    "another device has its VNI: end what was started in the network's earlier namespace, which keeps it alive";
+
+/// What to do where an interface of somebody else has the name of ours.
+const NAME_TAKEN: &str = "has an interface pn0 already, which somebody else made: rename it or take it away";
 
 /// Keeps the first failure of a step.
 fn note(results: &mut [io::Result<()>], number: usize, error: io::Error) {

@@ -80,12 +80,12 @@ fn check(region: &Region, from: ContainerId, to: &str, full: u32, headers: u32) 
     let ping =
         |octets: u32, how: &str| region.netns(from).run(&format!("ping -c 1 -W 10 {how} -s {} {to}", octets - headers));
     assert!(ping(full, "-M do").status.success(), "{full} octets do not pass from {from} to {to}");
-    let refused = ping(full + 1, "-M do");
+    let refused = ping(full + 1, "-W 0.1 -M do");
     let said = String::from_utf8_lossy(&refused.stderr).into_owned() + &String::from_utf8_lossy(&refused.stdout);
     let is_told = said.contains(&format!("mtu={full}")) || said.contains(&format!("mtu: {full}"));
     assert!(!refused.status.success() && is_told, "{from} to {to}: {said}");
     // Who lets it be fragmented sends fragments inside the network, and no larger packets through the tunnel.
-    assert!(ping(full + 1000, "-M dont").status.success(), "fragments do not pass from {from} to {to}");
+    assert!(ping(full + 1000, "-W 10 -M dont").status.success(), "fragments do not pass from {from} to {to}");
 }
 
 /// Prints how many fragments a namespace has made, of IPv4 and of IPv6.

@@ -20,7 +20,7 @@ use pn_core::*;
 use pn_dns::Names;
 use pn_overlay::PrivateKey;
 
-pub(crate) use netns::{Netns, Running, directory, eventually, is_root, run, sh, works};
+pub(crate) use netns::{Netns, Running, directory, eventually, is_root, run, sh};
 
 /// A data plane, in the kernel or in this process.
 #[derive(Debug)]
