@@ -57,7 +57,8 @@ pn projects-enable-private-network shop --accept-terms you@example.com >/dev/nul
 pn create my-app --project shop >/dev/null
 pn scale web:1 my-app-backend:1 --app my-app >/dev/null
 for _ in $(seq 300); do
-    pn status --json 2>/dev/null | grep -q node-a && pn status --json | grep -q node-b && break
+    nodes=$(pn status --format json | grep -o '"node-[ab]"' | sort -u | wc -l)
+    [[ $nodes != 2 ]] || break
     sleep 0.1
 done
 for container in backend waf; do ip netns add "$name-$container"; done

@@ -39,7 +39,7 @@ pub(crate) fn features() -> Result<Features, BackendError> {
             required(kind, tried)?;
         }
     }
-    let wireguard = attempt(message::create_wireguard(&link(LinkKind::WireGuard), fd));
+    let wireguard = attempt(message::create_wireguard(&link(LinkKind::WireGuard(None)), fd));
     Ok(Features { has_wireguard: wireguard.is_ok() })
 }
 

@@ -15,18 +15,16 @@ pub(crate) fn screen(plan: &NodePlan, limits: &Limits, report: &mut Report) -> N
     check_underlay(plan, report);
     let mut doubtful: BTreeSet<NodeId> = BTreeSet::new();
     for finding in plan.check(limits) {
-        let object = match finding {
-            // Permanent neighbours, and others we have none, do not count towards the kernel's limit.
-            Finding::Neighbours { .. } => {
-                tracing::debug!(%finding, "a limit of the kernel that does not bind permanent neighbours");
-                continue;
-            }
-            Finding::NodesShare { nodes, .. } => {
-                doubtful.extend(nodes);
-                format!("{finding}: register one of them with another; until then neither is spoken to")
-            }
-            finding => finding.to_string(),
-        };
+        // Permanent neighbours, and others we have none, do not count towards the kernel's limit.
+        if let Finding::Neighbours { .. } = finding {
+            tracing::debug!(%finding, "a limit of the kernel that does not bind permanent neighbours");
+            continue;
+        }
+        let mut object = finding.to_string();
+        if let Finding::NodesShare { nodes, .. } = finding {
+            doubtful.extend(nodes);
+            object.push_str(": register one of them with another; until then neither is spoken to");
+        }
         report.record(&object, Err(BackendError::new(ErrorKind::Conflict, "realise", &object)));
     }
     for network in plan.networks.values().filter(|network| !lower::is_supported(network)) {

@@ -22,7 +22,7 @@ use crate::diff::{self, Change, Step, Subject};
 use crate::encryptor::Encryptor;
 use crate::execute::Executor;
 use crate::firewall::{self, Nft};
-use crate::kernel::{Firewall, Kernel, Namespace, Place};
+use crate::kernel::{Firewall, Kernel, Link, LinkKind, LinkName, Namespace, Place};
 use crate::lower;
 use crate::netlink::Netlink;
 use crate::netns::Namespaces;
@@ -93,7 +93,8 @@ impl Worker {
 
     /// Reads everything.
     fn observe(&mut self) -> io::Result<Kernel> {
-        let mut kernel = Kernel { peers: self.encryptor.peers(&self.namespaces)?, ..Kernel::default() };
+        let (identity, peers) = self.encryptor.observe(&self.namespaces)?;
+        let mut kernel = Kernel { peers, ..Kernel::default() };
         let places = self.namespaces.list()?;
         self.filters.retain(|place, _| places.contains(place));
         for place in places {
@@ -105,6 +106,9 @@ impl Worker {
             let mut namespace = observe::namespace(place, &mut netlink)?;
             if !matches!(place, Place::Container(_)) {
                 namespace.firewall = Some(self.filter(place, generation)?);
+            }
+            if let Some(Link { kind: LinkKind::WireGuard(found), .. }) = namespace.links.get_mut(&LinkName::Tunnel) {
+                *found = identity;
             }
             kernel.places.insert(place, namespace);
         }

@@ -45,7 +45,7 @@ fn send(netns: &Netns, device: &str, frame: &[u8]) {
 /// What arrives at an interface, as text.
 struct Capture {
     file: String,
-    _tcpdump: hosts::Running,
+    _tcpdump: hosts::netns::Running,
 }
 
 impl Capture {

@@ -4,6 +4,7 @@ mod cost;
 mod errors;
 mod hostile;
 mod hosts;
+mod keys;
 mod laws;
 mod matrix;
 mod mtu;

@@ -7,11 +7,11 @@
     reason = "tests fail where something is missing, and say what they leave out"
 )]
 
-mod netns;
+pub(crate) mod netns;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pn_backend_linux::{Builder, LinuxBackend};
@@ -20,7 +20,7 @@ use pn_core::*;
 use pn_dns::Names;
 use pn_overlay::PrivateKey;
 
-pub(crate) use netns::{Netns, Running, directory, eventually, is_root, run, sh};
+pub(crate) use netns::{Netns, directory, eventually, is_root, run, sh};
 
 /// A data plane, in the kernel or in this process.
 #[derive(Debug)]
@@ -106,6 +106,11 @@ impl Families {
     }
 }
 
+fn builder(node: &Node, key: PrivateKey, names: &Arc<Names>, directory: &Path, netns: &Netns) -> Builder {
+    let builder = LinuxBackend::builder(node.id).listen(node.underlay).private_key(key).resolver(Arc::clone(names));
+    builder.directory(directory).namespace(netns.path())
+}
+
 /// A node whose addresses are of IPv4.
 pub(crate) fn node(n: u8, key: PublicKey) -> Node {
     Families::default().node(n, key)
@@ -133,13 +138,7 @@ impl Region {
             let key = PrivateKey::from_bytes([n; 32]);
             let directory = directory();
             let node = families.node(n, key.public_key());
-            let builder = LinuxBackend::builder(node.id)
-                .listen(node.underlay)
-                .private_key(key.clone())
-                .resolver(names.clone())
-                .directory(&directory)
-                .namespace(netns.path());
-            let backend = edit(n, builder).build().await.unwrap();
+            let backend = edit(n, builder(&node, key, &names, &directory, &netns)).build().await.unwrap();
             region.change(Change::AddNode(node.clone()));
             region.hosts.push(Host { id: node.id, netns, plane: Plane::Linux(backend), names, directory });
         }
@@ -147,6 +146,24 @@ impl Region {
             region.add_network(n, |_| ());
         }
         region
+    }
+
+    /// Ends the data plane of a node (from 1) and starts another with a key, as an agent that is started anew does.
+    pub(crate) async fn restart(&mut self, node: usize, key: PrivateKey) {
+        let known = self.state.node(self.hosts[node - 1].id).unwrap().clone();
+        let Host { id, netns, plane, names, directory } = self.hosts.remove(node - 1);
+        let Plane::Linux(before) = plane else { panic!("a node in user space") };
+        let kind = before.tunnel();
+        drop(before);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        let backend = loop {
+            // The socket of a tunnel in this process ends as soon as its thread gets to it.
+            match builder(&known, key.clone(), &names, &directory, &netns).tunnel(kind).build().await {
+                Ok(backend) => break backend,
+                Err(error) => assert!(std::time::Instant::now() < deadline, "{}", explain(&error)),
+            }
+        };
+        self.hosts.insert(node - 1, Host { id, netns, plane: Plane::Linux(backend), names, directory });
     }
 
     /// Makes the namespace of a host and plugs it into the Ethernet.
