@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use pn_backend_linux::{LinuxBackend, TunnelKind};
@@ -129,6 +129,7 @@ async fn measure(options: &Options, round: usize) -> Result<Vec<(&'static str, f
         let namespace = round.namespace(&format!("ours{n}"))?;
         backend.attach(ContainerId::from_u128(n.into()), format!("/run/netns/{namespace}")).await?;
     }
+    settle();
     let start = Instant::now();
     backend.apply(&before).await.into_result()?;
     let ours = start.elapsed().as_secs_f64();
@@ -182,6 +183,7 @@ async fn measure(options: &Options, round: usize) -> Result<Vec<(&'static str, f
     let rules = [round.file("transport.nft", &transport_rules?)?, round.file("network.nft", &network_rules?)?];
     let filters =
         format!("ip netns exec {transport} nft -f {}; ip netns exec {network} nft -f {}\n", rules[0], rules[1]);
+    settle();
     let theirs = timed(&script)?;
     let theirs_filters = timed(&filters)?;
     let last = after.networks.get(&NETWORK).and_then(|network| network.endpoints.last()).ok_or("an empty network")?;
@@ -280,6 +282,11 @@ fn start(state: &mut State, n: u32, node: NodeId) -> Result<(), Error> {
     let (container, slot) = (ContainerId::from_u128(n.into()), Slot::new(APP, ContainerType::web(), n)?);
     state.apply(Timestamp::ZERO, Change::Start { container, slot, node })?;
     Ok(())
+}
+
+/// Lets the kernel take down what the round before has left, which it does in its own time and under the lock of all links.
+fn settle() {
+    std::thread::sleep(Duration::from_millis(700));
 }
 
 /// Runs a command line in a namespace that a backend keeps.
