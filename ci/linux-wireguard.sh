@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Boots Debian's cloud kernel, which has WireGuard, in QEMU without KVM, and runs the tests of pn-backend-linux that need it.
 # Nothing but this machine's own programs and one package is in the virtual machine. Needs root on Debian for its packages:
-# qemu-system-x86 busybox-static cpio kmod iproute2 nftables wireguard-tools.
+# qemu-system-x86 busybox-static cpio kmod iproute2 iputils-ping nftables wireguard-tools.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
@@ -27,12 +27,12 @@ depmod -b "$cache" "$release"
 root=$work/root
 mkdir -p "$root"/{bin,sbin,proc,sys,dev,run,tmp,modules}
 cp /bin/busybox "$root/bin/busybox"
-for applet in mount umount insmod ping nsenter cat id grep rm sleep poweroff true; do ln -s busybox "$root/bin/$applet"; done
+for applet in mount umount insmod nsenter cat cut id grep head rm sleep poweroff tail tr true; do ln -s busybox "$root/bin/$applet"; done
 ln -s dash "$root/bin/sh"
 strip -o "$root/bin/test" "$binary"
 # The shell of busybox would take its own `ip` before the real one.
-for program in ip nft wg dash; do cp -L "$(command -v $program)" "$root/bin/"; done
-for file in "$root"/bin/{test,ip,nft,wg,dash}; do
+for program in ip nft ping wg dash; do cp -L "$(command -v $program)" "$root/bin/"; done
+for file in "$root"/bin/{test,ip,nft,ping,wg,dash}; do
     ldd "$file" | grep -o '/[^ ]*' | while read -r library; do
         mkdir -p "$root$(dirname "$library")" && cp -Lu "$library" "$root$library"
     done
@@ -50,13 +50,13 @@ mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; m
 . /load
 [ -e /dev/net/tun ] || { mkdir -p /dev/net; mknod /dev/net/tun c 10 200; }
 ip link set lo up
-PN_REQUIRE_ROOT=1 PN_REQUIRE_WIREGUARD=1 RUST_BACKTRACE=1 /bin/test --nocapture --test-threads 1 wireguard::
+PN_REQUIRE_ROOT=1 PN_REQUIRE_WIREGUARD=1 RUST_BACKTRACE=1 /bin/test --nocapture --test-threads 1 wireguard:: keys:: mtu::m5_full_packets_pass_over_ip
 echo "the tests ended with $?"
 poweroff -f
 INIT
 chmod +x "$root/init"
 (cd "$root" && find . | cpio -o -H newc --quiet | gzip -1) >"$work/initrd"
-timeout 120 qemu-system-x86_64 -accel tcg -cpu max -M pc -m 768 -nographic -no-reboot \
+timeout 240 qemu-system-x86_64 -accel tcg -cpu max -M pc -m 768 -nographic -no-reboot \
     -kernel "$kernel" -initrd "$work/initrd" -append "console=ttyS0 panic=-1 quiet mitigations=off" </dev/null | tee "$work/log"
 grep -q "the tests ended with 0" "$work/log"
 echo "the kernel's WireGuard was exercised on $release"

@@ -25,7 +25,7 @@ use crate::firewall::Nft;
 use crate::netns::Namespaces;
 use crate::probe::{self, Features};
 use crate::tunnel::Engine;
-use crate::wireguard::WireGuard;
+use crate::wireguard::{self, WireGuard};
 use crate::worker::{Command, Worker, error};
 
 /// A node's data plane in the Linux kernel.
@@ -193,14 +193,25 @@ impl Builder {
             }
         };
         let bind = |source| error("bind", format!("underlay address {}", self.listen), source);
-        let socket = std::net::UdpSocket::bind(self.listen).map_err(bind)?;
-        let local_addr = socket.local_addr().map_err(bind)?;
-        let encryptor = match kind {
-            // The port is free, as the socket has shown that ends here.
-            TunnelKind::Kernel => Encryptor::Kernel(WireGuard::new(private_key, local_addr.port())),
+        let (local_addr, encryptor) = match kind {
+            TunnelKind::Kernel => {
+                // A device that an earlier process left goes on to listen where it does.
+                let left =
+                    wireguard::read_device(&namespaces).map_err(|source| denied("read the tunnel of", source))?;
+                let left = left.map(|device| device.identity.port).filter(|port| *port != 0);
+                let local_addr = match left {
+                    Some(port) if [0, port].contains(&self.listen.port()) => SocketAddr::new(self.listen.ip(), port),
+                    // The port is free, as the socket shows that ends here.
+                    _ => std::net::UdpSocket::bind(self.listen).and_then(|socket| socket.local_addr()).map_err(bind)?,
+                };
+                (local_addr, Encryptor::Kernel(WireGuard::new(private_key, local_addr.port())))
+            }
             TunnelKind::UserSpace => {
+                let socket = std::net::UdpSocket::bind(self.listen).map_err(bind)?;
+                let local_addr = socket.local_addr().map_err(bind)?;
                 let socket = into_tokio(socket, &runtime).map_err(bind)?;
-                Encryptor::UserSpace(Engine::new(runtime.clone(), socket, Tunnel::new(private_key), Arc::clone(&drops)))
+                let engine = Engine::new(runtime.clone(), socket, Tunnel::new(private_key), Arc::clone(&drops));
+                (local_addr, Encryptor::UserSpace(engine))
             }
         };
         let worker = Worker {

@@ -2,14 +2,14 @@
 
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
-use pn_core::backend::ObservedPeer;
 use pn_core::{Action, ContainerId, MacAddr, NetworkId, PublicKey};
 
 use crate::firewall::Element;
-use crate::kernel::{Kernel, Link, LinkKind, LinkName, Namespace, Place};
+use crate::kernel::{Kernel, Link, LinkKind, LinkName, Namespace, Peer, Place};
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +67,7 @@ pub(crate) enum Change {
     /// One object of a namespace.
     Set(Place, Object),
     Remove(Place, Object),
-    SetPeer(PublicKey, ObservedPeer),
+    SetPeer(PublicKey, Peer),
     RemovePeer(PublicKey),
 }
 
@@ -126,9 +126,11 @@ enum Key {
 }
 
 /// Lists what has to be done, in an order in which packets are first allowed, then carried, and no longer carried before they
-/// are forbidden: namespaces and filters, removals, then links, addresses, neighbours, forwarding, and peers last.
+/// are forbidden: namespaces and filters, removals, then links, addresses, neighbours, forwarding, and peers last:
+/// those that come before those that go.
 pub(crate) fn steps(is: &Kernel, should: &Kernel) -> Vec<Step> {
     let mut steps = Steps(Vec::new());
+    let is = &*without_orphans(is, &mut steps);
     for place in should.places.keys().filter(|place| !is.places.contains_key(place)) {
         steps.push(subject(*place), Action::Created, Change::CreateNamespace(*place));
     }
@@ -136,8 +138,9 @@ pub(crate) fn steps(is: &Kernel, should: &Kernel) -> Vec<Step> {
         steps.filter(*place, is.places.get(place), namespace);
     }
     let fresh = fresh_links(is, should);
-    for key in is.peers.keys().filter(|key| !should.peers.contains_key(key)) {
-        steps.push(Subject::Peer(*key), Action::Removed, Change::RemovePeer(*key));
+    let has_tunnel = should.places.contains_key(&Place::Transport);
+    if !has_tunnel {
+        steps.remove_peers(is, should);
     }
     for (place, before) in &is.places {
         steps.removals(*place, before, should.places.get(place), &fresh);
@@ -156,12 +159,32 @@ pub(crate) fn steps(is: &Kernel, should: &Kernel) -> Vec<Step> {
         match is.peers.get(key) {
             Some(before) if before == peer && !tunnel_is_fresh => {}
             Some(before) if before != peer => {
-                steps.push(Subject::Peer(*key), Action::Updated, Change::SetPeer(*key, *peer))
+                steps.push(Subject::Peer(*key), Action::Updated, Change::SetPeer(*key, peer.clone()));
             }
-            _ => steps.push(Subject::Peer(*key), Action::Created, Change::SetPeer(*key, *peer)),
+            _ => steps.push(Subject::Peer(*key), Action::Created, Change::SetPeer(*key, peer.clone())),
         }
     }
+    // A key that was replaced goes after the other has taken over its addresses.
+    if has_tunnel {
+        steps.remove_peers(is, should);
+    }
     steps.0
+}
+
+/// Takes VXLAN devices away whose sockets are in a namespace that is not ours any more: first of all, for later nobody could
+/// tell them from others.
+fn without_orphans<'a>(is: &'a Kernel, steps: &mut Steps) -> Cow<'a, Kernel> {
+    let mut is = Cow::Borrowed(is);
+    let has_orphans = !is.places.contains_key(&Place::Transport)
+        && is.places.values().any(|namespace| namespace.links.contains_key(&LinkName::Vxlan));
+    if has_orphans {
+        for (place, namespace) in &mut is.to_mut().places {
+            if namespace.links.remove(&LinkName::Vxlan).is_some() {
+                steps.push(subject(*place), Action::Updated, Change::RemoveLink(*place, LinkName::Vxlan));
+            }
+        }
+    }
+    is
 }
 
 const fn subject(place: Place) -> Subject {
@@ -223,6 +246,12 @@ struct Steps(Vec<Step>);
 impl Steps {
     fn push(&mut self, subject: Subject, action: Action, change: Change) {
         self.0.push(Step { subject, action, change });
+    }
+
+    fn remove_peers(&mut self, is: &Kernel, should: &Kernel) {
+        for key in is.peers.keys().filter(|key| !should.peers.contains_key(key)) {
+            self.push(Subject::Peer(*key), Action::Removed, Change::RemovePeer(*key));
+        }
     }
 
     fn filter(&mut self, place: Place, before: Option<&Namespace>, after: &Namespace) {

@@ -6,16 +6,15 @@ use std::io;
 use nix::sys::socket::SockProtocol;
 use std::os::fd::AsRawFd as _;
 
-use pn_core::backend::ObservedPeer;
 use pn_core::{NodeId, PublicKey};
 
-use crate::kernel::{Link, LinkKind, LinkName, Place};
+use crate::kernel::{Identity, Link, LinkKind, LinkName, Peer, Place};
 use crate::message;
 use crate::netlink::Netlink;
 use crate::netns::Namespaces;
 use crate::sys;
 use crate::tunnel::Engine;
-use crate::wireguard::WireGuard;
+use crate::wireguard::{self, WireGuard};
 
 /// What encrypts.
 #[derive(Debug)]
@@ -26,9 +25,9 @@ pub(crate) enum Encryptor {
 
 impl Encryptor {
     /// Returns what kind of link the tunnel is.
-    pub(crate) const fn kind(&self) -> LinkKind {
+    pub(crate) fn kind(&self) -> LinkKind {
         match self {
-            Self::Kernel(_) => LinkKind::WireGuard,
+            Self::Kernel(wireguard) => LinkKind::WireGuard(Some(wireguard.identity())),
             Self::UserSpace(_) => LinkKind::Tun,
         }
     }
@@ -60,14 +59,14 @@ impl Encryptor {
         }
     }
 
-    /// Reads the peers. The transport namespace may be missing.
-    pub(crate) fn peers(&self, namespaces: &Namespaces) -> io::Result<BTreeMap<PublicKey, ObservedPeer>> {
+    /// Reads who the kernel's tunnel is, and the peers. The transport namespace may be missing.
+    pub(crate) fn observe(&self, namespaces: &Namespaces) -> io::Result<(Option<Identity>, BTreeMap<PublicKey, Peer>)> {
         match self {
-            Self::Kernel(wireguard) => match namespaces.open(Place::Transport)? {
-                Some(_) => namespaces.within(Place::Transport, || wireguard.peers()),
-                None => Ok(BTreeMap::new()),
-            },
-            Self::UserSpace(engine) => Ok(engine.peers()),
+            Self::Kernel(_) => {
+                let device = wireguard::read_device(namespaces)?;
+                Ok(device.map_or_else(Default::default, |device| (Some(device.identity), device.peers)))
+            }
+            Self::UserSpace(engine) => Ok((None, engine.peers())),
         }
     }
 
@@ -77,7 +76,7 @@ impl Encryptor {
         namespaces: &Namespaces,
         node: NodeId,
         key: PublicKey,
-        peer: ObservedPeer,
+        peer: &Peer,
     ) -> io::Result<()> {
         match self {
             Self::Kernel(wireguard) => namespaces.within(Place::Transport, || wireguard.set_peer(key, peer)),

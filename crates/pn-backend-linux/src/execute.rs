@@ -1,15 +1,16 @@
 //! Doing what has to be done, step by step, going on after what fails.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd as _;
+use std::time::Duration;
 
 use pn_core::{NodeId, PublicKey};
 
 use crate::diff::{Change, Object, Step};
 use crate::encryptor::Encryptor;
-use crate::firewall::Nft;
+use crate::firewall::{Nft, Running};
 use crate::kernel::{Link, LinkKind, LinkName, Place};
 use crate::message::{self, Request};
 use crate::netlink::Netlink;
@@ -27,6 +28,8 @@ pub(crate) struct Executor<'a> {
     indexes: BTreeMap<Place, Indexes>,
     /// Places that may not carry packets, because they have no filter or something is in the way.
     closed: BTreeSet<Place>,
+    /// Transactions of filters that are under way, each with its step and place.
+    filters: VecDeque<(usize, Place, Running)>,
     /// What waits to be sent, with the step it belongs to.
     waiting: Vec<(usize, Request)>,
     place: Option<Place>,
@@ -47,6 +50,7 @@ impl<'a> Executor<'a> {
             sockets: BTreeMap::new(),
             indexes: BTreeMap::new(),
             closed: BTreeSet::new(),
+            filters: VecDeque::new(),
             waiting: Vec::new(),
             place: None,
         }
@@ -62,6 +66,7 @@ impl<'a> Executor<'a> {
                 note(&mut results, number, error);
             }
         }
+        self.finish_filters(0, &mut results);
         self.send(&mut results);
         for (step, result) in steps.iter().zip(&mut results) {
             if is_removal(&step.change) {
@@ -72,6 +77,14 @@ impl<'a> Executor<'a> {
     }
 
     fn step(&mut self, number: usize, change: &Change, results: &mut [io::Result<()>]) -> io::Result<()> {
+        if let Change::ReplaceFirewall(place, elements) = change {
+            return self.begin_filter(number, *place, |nft| nft.replace(*place, elements), results);
+        }
+        if let Change::UpdateFirewall { place, remove, add } = change {
+            return self.begin_filter(number, *place, |nft| nft.change(remove, add), results);
+        }
+        // Nothing else happens before every filter is in place.
+        self.finish_filters(0, results);
         let (place, requests) = match change {
             Change::Set(place, _) | Change::SetLink(place, ..) | Change::AddLink(place, ..)
                 if self.closed.contains(place) =>
@@ -126,14 +139,6 @@ impl<'a> Executor<'a> {
                 self.sockets.remove(place);
                 self.namespaces.remove(*place)
             }
-            Change::ReplaceFirewall(place, elements) => {
-                let replaced = self.namespaces.within(*place, || self.nft.replace(*place, elements));
-                self.closing(*place, replaced)
-            }
-            Change::UpdateFirewall { place, remove, add } => {
-                let changed = self.namespaces.within(*place, || self.nft.change(remove, add));
-                self.closing(*place, changed)
-            }
             Change::AddLink(place, name, link) => {
                 self.indexes.entry(*place).or_default().remove(name);
                 self.add_link(*place, link)
@@ -147,19 +152,52 @@ impl<'a> Executor<'a> {
             }
             Change::SetPeer(key, peer) => {
                 let node = self.nodes.get(key).copied().unwrap_or(NodeId::from_u128(0));
-                self.encryptor.set_peer(self.namespaces, node, *key, *peer)
+                self.encryptor.set_peer(self.namespaces, node, *key, peer)
             }
             Change::RemovePeer(key) => self.encryptor.remove_peer(self.namespaces, *key),
-            Change::Set(..) | Change::Remove(..) | Change::SetLink(..) | Change::RemoveLink(..) => Ok(()),
+            Change::Set(..)
+            | Change::Remove(..)
+            | Change::SetLink(..)
+            | Change::RemoveLink(..)
+            | Change::ReplaceFirewall(..)
+            | Change::UpdateFirewall { .. } => Ok(()),
         }
     }
 
     /// Keeps a place from being changed further where it has no filter, or something of somebody else's is in the way.
-    fn closing(&mut self, place: Place, result: io::Result<()>) -> io::Result<()> {
+    fn closing<T>(&mut self, place: Place, result: io::Result<T>) -> io::Result<T> {
         if result.is_err() {
             self.closed.insert(place);
         }
         result
+    }
+
+    /// Begins the transaction of a filter, while others are under way.
+    fn begin_filter(
+        &mut self,
+        number: usize,
+        place: Place,
+        begin: impl FnOnce(&Nft) -> io::Result<Running>,
+        results: &mut [io::Result<()>],
+    ) -> io::Result<()> {
+        self.send(results);
+        self.finish_filters(FILTERS_AT_ONCE - 1, results);
+        let begun = self.namespaces.within(place, || begin(self.nft));
+        let running = self.closing(place, begun)?;
+        self.filters.push_back((number, place, running));
+        Ok(())
+    }
+
+    /// Waits for the transactions that were begun first, until so many are left.
+    fn finish_filters(&mut self, left: usize, results: &mut [io::Result<()>]) {
+        while self.filters.len() > left
+            && let Some((number, place, running)) = self.filters.pop_front()
+        {
+            let finished = running.finish();
+            if let Err(error) = self.closing(place, finished) {
+                note(results, number, error);
+            }
+        }
     }
 
     fn add_link(&mut self, place: Place, link: &Link) -> io::Result<()> {
@@ -169,16 +207,26 @@ impl<'a> Executor<'a> {
                 // Created there and moved here: its socket stays where the tunnel is.
                 let into = self.namespaces.open(place)?.ok_or(io::ErrorKind::NotFound)?;
                 let request = message::create_vxlan(link, into.as_raw_fd()).ok_or(io::ErrorKind::InvalidInput)?;
-                self.request(Place::Transport, vec![request])
+                let mut created = self.request(Place::Transport, vec![request.clone()]);
+                // The kernel takes a namespace that nobody keeps any more down in its own time, and what was in it.
+                for _ in 0..VANISHING {
+                    if !created.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
+                        break;
+                    }
+                    std::thread::sleep(Duration::from_millis(10));
+                    created = self.request(Place::Transport, vec![request.clone()]);
+                }
+                created.map_err(|error| explain_taken(error, VNI_TAKEN.to_owned()))
             }
-            LinkKind::Tun | LinkKind::WireGuard => self.encryptor.create(self.namespaces, link),
+            LinkKind::Tun | LinkKind::WireGuard(_) => self.encryptor.create(self.namespaces, link),
             LinkKind::Veth | LinkKind::Other => Err(io::ErrorKind::InvalidInput.into()),
         }
     }
 
     fn add_pair(&mut self, network: Place, pair: message::Pair<'_>, container: Place) -> io::Result<()> {
         let into = self.namespaces.open(container)?.ok_or(io::ErrorKind::NotFound)?;
-        self.request(network, vec![message::create_veth(pair, into.as_raw_fd())])
+        let created = self.request(network, vec![message::create_veth(pair, into.as_raw_fd())]);
+        created.map_err(|error| explain_taken(error, format!("{container} {NAME_TAKEN}")))
     }
 
     fn request(&mut self, place: Place, requests: Vec<Request>) -> io::Result<()> {
@@ -248,6 +296,24 @@ impl<'a> Executor<'a> {
             }
         }
     }
+}
+
+/// How many namespaces get their filters at a time.
+const FILTERS_AT_ONCE: usize = 4;
+
+/// How often a VXLAN device is tried to be made whose predecessor has not ended yet: for a second.
+const VANISHING: u32 = 100;
+
+/// Why a VXLAN device cannot be made for good.
+const VNI_TAKEN: &str =
+    "another device has its VNI: end what was started in the network's earlier namespace, which keeps it alive";
+
+/// What to do where an interface of somebody else has the name of ours.
+const NAME_TAKEN: &str = "has an interface pn0 already, which somebody else made: rename it or take it away";
+
+/// Says of what is there already whose it is, and what to do.
+fn explain_taken(error: io::Error, explained: String) -> io::Error {
+    if error.kind() == io::ErrorKind::AlreadyExists { io::Error::new(error.kind(), explained) } else { error }
 }
 
 /// Keeps the first failure of a step.

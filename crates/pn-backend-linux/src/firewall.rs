@@ -4,12 +4,14 @@
 use core::fmt::Write as _;
 use core::net::{IpAddr, Ipv4Addr};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Write as _};
+use std::fs::File;
+use std::io::{self, Seek as _, Write as _};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use ipnet::IpNet;
 use netlink_packet_core::{DecodeError, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::SockProtocol;
 use pn_core::{MacAddr, Vni};
 use serde_json::Value;
@@ -143,17 +145,17 @@ impl Nft {
         Ok(Firewall { is_intact: rules == *expected, elements })
     }
 
-    /// Makes the filter one of ours with these elements, whatever it was.
-    pub(crate) fn replace(&self, place: Place, elements: &BTreeSet<Element>) -> io::Result<()> {
-        self.program.run(&["-f", "-"], &replacement(place, elements)).map(drop)
+    /// Begins to make the filter one of ours with these elements, whatever it was.
+    pub(crate) fn replace(&self, place: Place, elements: &BTreeSet<Element>) -> io::Result<Running> {
+        self.program.start(&["-f", "-"], &replacement(place, elements))
     }
 
-    /// Changes elements.
-    pub(crate) fn change(&self, remove: &[Element], add: &[Element]) -> io::Result<()> {
+    /// Begins to change elements.
+    pub(crate) fn change(&self, remove: &[Element], add: &[Element]) -> io::Result<Running> {
         let mut text = String::new();
         write_elements("delete", remove, &mut text);
         write_elements("add", add, &mut text);
-        self.program.run(&["-f", "-"], &text).map(drop)
+        self.program.start(&["-f", "-"], &text)
     }
 
     /// Reads how often each counter of the namespace counted.
@@ -235,31 +237,40 @@ impl Program {
         Ok((rules, elements))
     }
 
-    /// Runs `nft` in the namespace of the calling thread. The standard library starts it without forking this process.
+    /// Runs `nft` in the namespace of the calling thread.
     fn run(&self, arguments: &[&str], input: &str) -> io::Result<String> {
+        self.start(arguments, input)?.finish()
+    }
+
+    /// Starts `nft` in the namespace of the calling thread, where it stays. The standard library does so without forking this
+    /// process.
+    fn start(&self, arguments: &[&str], input: &str) -> io::Result<Running> {
+        // A file, unlike a pipe, takes everything before anybody reads it.
+        let mut stdin = File::from(memfd_create("nft", MFdFlags::MFD_CLOEXEC)?);
+        stdin.write_all(input.as_bytes())?;
+        stdin.rewind()?;
         let mut command = Command::new(&self.0);
-        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(|error| {
+        command.args(arguments).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().map_err(|error| {
             let explained = "nft cannot be run: install the package nftables, and have it in PATH";
             io::Error::new(error.kind(), format!("{explained} ({error})"))
         })?;
-        let mut stdin = child.stdin.take();
-        let written = std::thread::scope(|scope| {
-            // It may say something before it has read everything.
-            let writer =
-                scope.spawn(move || stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes())));
-            let output = child.wait_with_output();
-            writer.join().map_or_else(
-                |_| Err(io::ErrorKind::BrokenPipe.into()),
-                |written| output.map(|output| (written, output)),
-            )
-        });
-        let (written, output) = written?;
+        Ok(Running(child))
+    }
+}
+
+/// A transaction that was begun.
+#[derive(Debug)]
+pub(crate) struct Running(Child);
+
+impl Running {
+    /// Waits for its end, and returns what was said.
+    pub(crate) fn finish(self) -> io::Result<String> {
+        let output = self.0.wait_with_output()?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             return Err(io::Error::other(format!("nft refused: {}", said.lines().next().unwrap_or_default())));
         }
-        written?;
         String::from_utf8(output.stdout).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 }

@@ -1,7 +1,7 @@
 //! What a kernel holds for us, or is to hold: the one type that plans are lowered to and that dumps are read into.
 
 use core::fmt;
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
@@ -16,9 +16,41 @@ pub(crate) struct Kernel {
     /// Its namespaces.
     pub(crate) places: BTreeMap<Place, Namespace>,
     /// The nodes its tunnel knows.
-    pub(crate) peers: BTreeMap<PublicKey, ObservedPeer>,
+    pub(crate) peers: BTreeMap<PublicKey, Peer>,
     /// Which container is behind a port of a network's bridge. Observations leave it empty: the port's alias says it.
     pub(crate) pairs: BTreeMap<(NetworkId, Ipv4Addr), ContainerId>,
+}
+
+/// A node that the tunnel knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Peer {
+    /// Where it receives UDP.
+    pub(crate) underlay: SocketAddr,
+    /// What it may send from, and what is sent to it: its tunnel address, or nothing yet under the key it is to have next.
+    pub(crate) allowed: BTreeSet<IpNet>,
+}
+
+impl Peer {
+    /// A node that packets are exchanged with.
+    pub(crate) fn new(underlay: SocketAddr, tunnel_address: IpAddr) -> Self {
+        Self { underlay, allowed: BTreeSet::from([tunnel_address.into()]) }
+    }
+
+    /// Returns the one address it has, if it has one.
+    pub(crate) fn tunnel_address(&self) -> Option<IpAddr> {
+        let mut allowed = self.allowed.iter();
+        match (allowed.next(), allowed.next()) {
+            (Some(one), None) if one.prefix_len() == one.max_prefix_len() => Some(one.addr()),
+            _ => None,
+        }
+    }
+}
+
+/// Who a tunnel of the kernel's is, and where it listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) public_key: PublicKey,
+    pub(crate) port: u16,
 }
 
 /// A network namespace that we have a part in.
@@ -144,9 +176,15 @@ pub(crate) struct Link {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum LinkKind {
     Tun,
-    WireGuard,
+    /// The kernel's tunnel; who it is, where that was read.
+    WireGuard(Option<Identity>),
     Bridge,
-    Vxlan { vni: u32, local: Option<IpAddr>, port: u16, is_learning: bool },
+    Vxlan {
+        vni: u32,
+        local: Option<IpAddr>,
+        port: u16,
+        is_learning: bool,
+    },
     Veth,
     Other,
 }
@@ -193,7 +231,9 @@ impl Kernel {
             Place::Network(id) => Some((*id, self.network(*id, namespace)?)),
             Place::Transport | Place::Container(_) => None,
         });
-        Observed { peers: self.peers.clone(), networks: networks.collect() }
+        let peer = |peer: &Peer| Some(ObservedPeer { underlay: peer.underlay, tunnel_address: peer.tunnel_address()? });
+        let peers = self.peers.iter().filter_map(|(key, found)| Some((*key, peer(found)?)));
+        Observed { peers: peers.collect(), networks: networks.collect() }
     }
 
     fn network(&self, id: NetworkId, namespace: &Namespace) -> Option<ObservedNetwork> {

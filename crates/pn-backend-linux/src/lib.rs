@@ -13,6 +13,7 @@ mod netlink;
 mod netns;
 mod observe;
 mod probe;
+mod screen;
 mod sys;
 mod tunnel;
 mod wireguard;

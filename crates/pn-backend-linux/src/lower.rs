@@ -4,11 +4,10 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use pn_core::backend::ObservedPeer;
 use pn_core::{ContainerId, Encryption, KeyScope, MacAddr, NetworkPlan, Node, NodePlan, mtu};
 
 use crate::firewall::Element;
-use crate::kernel::{Firewall, Kernel, Link, LinkKind, LinkName, Namespace, Place, Port, alias};
+use crate::kernel::{Firewall, Kernel, Link, LinkKind, LinkName, Namespace, Peer, Place, Port, alias};
 
 /// The UDP port of VXLAN (RFC 7348 §5). The kernel's own default is another, 8472.
 pub(crate) const VXLAN_PORT: u16 = 4789;
@@ -25,8 +24,14 @@ pub(crate) fn lower(plan: &NodePlan, attached: &BTreeSet<ContainerId>, tunnel: &
     let Some(host) = plan.host.as_deref().filter(|_| !plan.networks.is_empty()) else {
         return kernel;
     };
-    let peer = |node: &Node| ObservedPeer { underlay: node.underlay, tunnel_address: node.tunnel_address };
-    kernel.peers = plan.peers.values().map(|node| (node.public_key, peer(node))).collect();
+    for node in plan.peers.values() {
+        kernel.peers.insert(node.public_key, Peer::new(node.underlay, node.tunnel_address));
+        // The kernel makes sessions with the key that is to come, so that it only takes over; the tunnel in this process makes
+        // one when it has to.
+        if let (Some(next), LinkKind::WireGuard(_)) = (node.next_public_key, tunnel) {
+            kernel.peers.insert(next, Peer { underlay: node.underlay, allowed: BTreeSet::new() });
+        }
+    }
     let mut transport = transport(host, tunnel);
     for network in plan.networks.values() {
         lower_network(plan, host, network, attached, &mut kernel, &mut transport);

@@ -1,6 +1,7 @@
 //! Netlink sockets: changes in batches, and dumps.
 #![expect(clippy::wildcard_enum_match_arm, reason = "replies hold more than is waited for")]
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
@@ -15,7 +16,11 @@ use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockProtocol, So
 pub(crate) struct Netlink {
     socket: OwnedFd,
     sequence: u32,
-    buffer: Box<[u8]>,
+}
+
+thread_local! {
+    /// Where every socket of the thread receives, one at a time: there are hundreds, for as long as an observation takes.
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; RECEIVE_BUFFER].into_boxed_slice());
 }
 
 /// Messages that are sent at a time. All may fail, and the errors have to fit into the receive buffer.
@@ -34,7 +39,7 @@ impl Netlink {
     /// Opens a socket in the namespace of the calling thread.
     pub(crate) fn open(protocol: SockProtocol) -> io::Result<Self> {
         let socket = socket::socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
-        Ok(Self { socket, sequence: 0, buffer: vec![0; RECEIVE_BUFFER].into_boxed_slice() })
+        Ok(Self { socket, sequence: 0 })
     }
 
     /// Asks for changes, in order, and returns what became of each. One that fails does not stop the others.
@@ -167,20 +172,22 @@ impl Netlink {
         &mut self,
         mut take: impl FnMut(NetlinkHeader, NetlinkPayload<T>) -> bool,
     ) -> io::Result<()> {
-        let len = socket::recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty())?;
-        let mut rest = self.buffer.get(..len).unwrap_or_default();
-        while !rest.is_empty() {
-            let message = NetlinkMessage::<T>::deserialize(rest).map_err(|error| {
-                io::Error::new(io::ErrorKind::InvalidData, format!("the kernel's reply is not understood: {error}"))
-            })?;
-            let len = (message.header.length as usize).next_multiple_of(4);
-            rest = rest.get(len..).unwrap_or_default();
-            let (header, payload) = message.into_parts();
-            if take(header, payload) {
-                break;
+        BUFFER.with_borrow_mut(|buffer| {
+            let len = socket::recv(self.socket.as_raw_fd(), buffer, MsgFlags::empty())?;
+            let mut rest = buffer.get(..len).unwrap_or_default();
+            while !rest.is_empty() {
+                let message = NetlinkMessage::<T>::deserialize(rest).map_err(|error| {
+                    io::Error::new(io::ErrorKind::InvalidData, format!("the kernel's reply is not understood: {error}"))
+                })?;
+                let len = (message.header.length as usize).next_multiple_of(4);
+                rest = rest.get(len..).unwrap_or_default();
+                let (header, payload) = message.into_parts();
+                if take(header, payload) {
+                    break;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }
 

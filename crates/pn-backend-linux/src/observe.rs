@@ -141,7 +141,7 @@ fn read_info(infos: &[LinkInfo], link: &mut Link) {
     for info in infos {
         match info {
             LinkInfo::Kind(InfoKind::Tun) => link.kind = LinkKind::Tun,
-            LinkInfo::Kind(InfoKind::Wireguard) => link.kind = LinkKind::WireGuard,
+            LinkInfo::Kind(InfoKind::Wireguard) => link.kind = LinkKind::WireGuard(None),
             LinkInfo::Kind(InfoKind::Bridge) => link.kind = LinkKind::Bridge,
             LinkInfo::Kind(InfoKind::Veth) => link.kind = LinkKind::Veth,
             LinkInfo::Data(InfoData::Vxlan(data)) => link.kind = vxlan(data),

@@ -35,16 +35,36 @@ pub(crate) fn features() -> Result<Features, BackendError> {
         ("vxlan", message::create_vxlan(&vxlan, fd)),
         ("veth", Some(message::create_veth(message::Pair { port, link: &veth, inner: &veth }, fd))),
     ] {
-        if let Some(Err(source)) = request.map(&mut attempt) {
-            let object = format!("a link of kind {kind}: the kernel needs its module");
-            return Err(BackendError::new(ErrorKind::Unsupported, "create", object).with_source(source));
+        if let Some(tried) = request.map(&mut attempt) {
+            required(kind, tried)?;
         }
     }
-    let wireguard = attempt(message::create_wireguard(&link(LinkKind::WireGuard), fd));
+    let wireguard = attempt(message::create_wireguard(&link(LinkKind::WireGuard(None)), fd));
     Ok(Features { has_wireguard: wireguard.is_ok() })
+}
+
+/// Says what a kernel lacks that cannot make a kind of link.
+fn required(kind: &str, tried: io::Result<()>) -> Result<(), BackendError> {
+    tried.map_err(|source| {
+        let object = format!("a link of kind {kind}: the kernel needs its module, modprobe {kind}");
+        BackendError::new(ErrorKind::Unsupported, "create", object).with_source(source)
+    })
 }
 
 /// Loads every rule.
 pub(crate) fn filters(program: PathBuf) -> Result<Nft, BackendError> {
     Nft::probe(program).map_err(|source| error("load", "the packet filter's rules", source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_a_kind_of_link_is_told_which_module_it_needs() {
+        assert!(required("vxlan", Ok(())).is_ok());
+        let lacks = required("vxlan", Err(io::Error::from_raw_os_error(nix::libc::EOPNOTSUPP))).unwrap_err();
+        assert_eq!(lacks.kind(), ErrorKind::Unsupported);
+        assert!(lacks.to_string().contains("kind vxlan") && lacks.to_string().contains("modprobe vxlan"), "{lacks}");
+    }
 }

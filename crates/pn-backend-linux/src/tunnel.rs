@@ -8,7 +8,6 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pn_core::backend::ObservedPeer;
 use pn_core::{NodeId, PublicKey};
 use pn_overlay::packet::UdpPacket;
 use pn_overlay::{DropCounters, DropReason, Outbox, PeerConfig, PeerStatus, Tunnel};
@@ -17,6 +16,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
+use crate::kernel::Peer;
 use crate::sys::Tun;
 
 /// Packets taken from one side before the other gets its turn.
@@ -75,8 +75,12 @@ impl Engine {
         }
     }
 
-    pub(crate) fn set_peer(&self, node: NodeId, public_key: PublicKey, peer: ObservedPeer) {
-        let (underlay, tunnel_address) = (peer.underlay, peer.tunnel_address);
+    /// Adds a peer, or changes one in place. One without an address waits for it.
+    pub(crate) fn set_peer(&self, node: NodeId, public_key: PublicKey, peer: &Peer) {
+        let Some(tunnel_address) = peer.tunnel_address() else {
+            return;
+        };
+        let underlay = peer.underlay;
         lock(&self.tunnel).set_peer(PeerConfig { node, public_key, underlay, tunnel_address });
     }
 
@@ -84,9 +88,8 @@ impl Engine {
         lock(&self.tunnel).remove_peer(key);
     }
 
-    pub(crate) fn peers(&self) -> BTreeMap<PublicKey, ObservedPeer> {
-        let peer =
-            |config: PeerConfig| ObservedPeer { underlay: config.underlay, tunnel_address: config.tunnel_address };
+    pub(crate) fn peers(&self) -> BTreeMap<PublicKey, Peer> {
+        let peer = |config: PeerConfig| Peer::new(config.underlay, config.tunnel_address);
         self.status().into_iter().map(|status| (status.config.public_key, peer(status.config))).collect()
     }
 

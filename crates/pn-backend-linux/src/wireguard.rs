@@ -2,10 +2,11 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "the kernel tells more than is looked at")]
 
 use core::fmt;
-use core::net::IpAddr;
-use std::collections::BTreeMap;
+use core::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use ipnet::IpNet;
 use netlink_packet_generic::GenlMessage;
 use netlink_packet_generic::ctrl::nlas::GenlCtrlAttrs;
 use netlink_packet_generic::ctrl::{GenlCtrl, GenlCtrlCmd};
@@ -15,11 +16,11 @@ use netlink_packet_wireguard::{
 };
 use nix::sys::socket::SockProtocol;
 use pn_core::PublicKey;
-use pn_core::backend::ObservedPeer;
 use pn_overlay::PrivateKey;
 
-use crate::kernel::LinkName;
+use crate::kernel::{Identity, LinkName, Peer, Place};
 use crate::netlink::Netlink;
+use crate::netns::Namespaces;
 
 /// What the device is configured with. Every method works in the namespace of the calling thread.
 pub(crate) struct WireGuard {
@@ -44,27 +45,13 @@ impl WireGuard {
         set(vec![key, WireguardAttribute::ListenPort(self.port)])
     }
 
-    /// Reads the peers, of a device that may be missing.
-    pub(crate) fn peers(&self) -> io::Result<BTreeMap<PublicKey, ObservedPeer>> {
-        let mut netlink = Netlink::open(SockProtocol::NetlinkGeneric)?;
-        let family = family(&mut netlink)?;
-        let name = || WireguardAttribute::IfName(LinkName::Tunnel.to_string());
-        let found = netlink.dump(|| message(WireguardCmd::GetDevice, vec![name()], family));
-        let messages = match found {
-            Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) => return Ok(BTreeMap::new()),
-            found => found?,
-        };
-        let mut peers = BTreeMap::new();
-        for attribute in messages.into_iter().flat_map(|message| message.payload.attributes) {
-            if let WireguardAttribute::Peers(found) = attribute {
-                peers.extend(found.iter().filter_map(read_peer));
-            }
-        }
-        Ok(peers)
+    /// Returns who the device is.
+    pub(crate) fn identity(&self) -> Identity {
+        Identity { public_key: self.private_key.public_key(), port: self.port }
     }
 
     /// Adds a peer, or changes it in place.
-    pub(crate) fn set_peer(&self, key: PublicKey, peer: ObservedPeer) -> io::Result<()> {
+    pub(crate) fn set_peer(&self, key: PublicKey, peer: &Peer) -> io::Result<()> {
         set(vec![WireguardAttribute::Peers(vec![write_peer(key, peer)])])
     }
 
@@ -74,6 +61,45 @@ impl WireGuard {
         let peer = vec![WireguardPeerAttribute::PublicKey(*key.as_bytes()), WireguardPeerAttribute::Flags(flags)];
         set(vec![WireguardAttribute::Peers(vec![WireguardPeer(peer)])])
     }
+}
+
+/// A device as it is.
+#[derive(Debug)]
+pub(crate) struct Device {
+    pub(crate) identity: Identity,
+    pub(crate) peers: BTreeMap<PublicKey, Peer>,
+}
+
+/// Reads the device of the transport namespace, if there is one.
+pub(crate) fn read_device(namespaces: &Namespaces) -> io::Result<Option<Device>> {
+    match namespaces.open(Place::Transport)? {
+        Some(_) => namespaces.within(Place::Transport, device),
+        None => Ok(None),
+    }
+}
+
+fn device() -> io::Result<Option<Device>> {
+    let mut netlink = Netlink::open(SockProtocol::NetlinkGeneric)?;
+    let family = family(&mut netlink)?;
+    let name = || WireguardAttribute::IfName(LinkName::Tunnel.to_string());
+    let messages = match netlink.dump(|| message(WireguardCmd::GetDevice, vec![name()], family)) {
+        // There is none of the name, or one of another kind.
+        Err(error) if matches!(error.raw_os_error(), Some(nix::libc::ENODEV | nix::libc::EOPNOTSUPP)) => {
+            return Ok(None);
+        }
+        found => found?,
+    };
+    // A device that has no key yet has no public key either.
+    let (mut public_key, mut port, mut peers) = (PublicKey::new([0; 32]), 0, BTreeMap::new());
+    for attribute in messages.into_iter().flat_map(|message| message.payload.attributes) {
+        match attribute {
+            WireguardAttribute::PublicKey(octets) => public_key = PublicKey::new(octets),
+            WireguardAttribute::ListenPort(found) => port = found,
+            WireguardAttribute::Peers(found) => found.iter().for_each(|peer| read_peer(peer, &mut peers)),
+            _ => {}
+        }
+    }
+    Ok(Some(Device { identity: Identity { public_key, port }, peers }))
 }
 
 fn set(mut attributes: Vec<WireguardAttribute>) -> io::Result<()> {
@@ -100,40 +126,55 @@ fn family(netlink: &mut Netlink) -> io::Result<u16> {
     number.ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
-fn write_peer(key: PublicKey, peer: ObservedPeer) -> WireguardPeer {
-    let (family, cidr) = match peer.tunnel_address {
-        IpAddr::V4(_) => (WireguardAddressFamily::Ipv4, 32),
-        IpAddr::V6(_) => (WireguardAddressFamily::Ipv6, 128),
-    };
-    let allowed = WireguardAllowedIp(vec![
-        WireguardAllowedIpAttr::Family(family),
-        WireguardAllowedIpAttr::IpAddr(peer.tunnel_address),
-        WireguardAllowedIpAttr::Cidr(cidr),
-    ]);
+fn write_peer(key: PublicKey, peer: &Peer) -> WireguardPeer {
+    let allowed = peer.allowed.iter().map(|prefix| {
+        WireguardAllowedIp(vec![
+            WireguardAllowedIpAttr::Family(match prefix.addr() {
+                IpAddr::V4(_) => WireguardAddressFamily::Ipv4,
+                IpAddr::V6(_) => WireguardAddressFamily::Ipv6,
+            }),
+            WireguardAllowedIpAttr::IpAddr(prefix.addr()),
+            WireguardAllowedIpAttr::Cidr(prefix.prefix_len()),
+        ])
+    });
     WireguardPeer(vec![
         WireguardPeerAttribute::PublicKey(*key.as_bytes()),
         WireguardPeerAttribute::Flags(WireguardPeerFlags::ReplaceAllowedIps),
         WireguardPeerAttribute::Endpoint(peer.underlay),
-        WireguardPeerAttribute::AllowedIps(vec![allowed]),
+        WireguardPeerAttribute::AllowedIps(allowed.collect()),
     ])
 }
 
-fn read_peer(peer: &WireguardPeer) -> Option<(PublicKey, ObservedPeer)> {
-    let (mut key, mut underlay, mut tunnel_address) = (None, None, None);
+/// Adds a peer to those that were read; one that has many addresses comes in parts.
+fn read_peer(peer: &WireguardPeer, peers: &mut BTreeMap<PublicKey, Peer>) {
+    let (mut key, mut underlay, mut allowed) = (None, None, BTreeSet::new());
     for attribute in &peer.0 {
         match attribute {
             WireguardPeerAttribute::PublicKey(octets) => key = Some(PublicKey::new(*octets)),
             WireguardPeerAttribute::Endpoint(endpoint) => underlay = Some(*endpoint),
-            WireguardPeerAttribute::AllowedIps(allowed) => {
-                tunnel_address = allowed.iter().flat_map(|allowed| &allowed.0).find_map(|attribute| match attribute {
-                    WireguardAllowedIpAttr::IpAddr(address) => Some(*address),
-                    _ => None,
-                });
-            }
+            WireguardPeerAttribute::AllowedIps(found) => allowed.extend(found.iter().filter_map(read_prefix)),
             _ => {}
         }
     }
-    Some((key?, ObservedPeer { underlay: underlay?, tunnel_address: tunnel_address? }))
+    if let Some(key) = key {
+        // One that nobody has said where it is.
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let known = peers.entry(key).or_insert_with(|| Peer { underlay: nowhere, allowed: BTreeSet::new() });
+        known.underlay = underlay.unwrap_or(known.underlay);
+        known.allowed.extend(allowed);
+    }
+}
+
+fn read_prefix(allowed: &WireguardAllowedIp) -> Option<IpNet> {
+    let (mut address, mut len) = (None, None);
+    for attribute in &allowed.0 {
+        match attribute {
+            WireguardAllowedIpAttr::IpAddr(found) => address = Some(*found),
+            WireguardAllowedIpAttr::Cidr(found) => len = Some(*found),
+            _ => {}
+        }
+    }
+    IpNet::new(address?, len?).ok()
 }
 
 #[cfg(test)]
@@ -141,19 +182,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn k6_a_peer_is_written_with_its_one_address_and_read_back() {
-        let peer = |address: &str| ObservedPeer {
-            underlay: "192.0.2.1:51820".parse().unwrap(),
-            tunnel_address: address.parse().unwrap(),
-        };
+    fn k6_a_peer_is_written_with_what_it_is_allowed_and_read_back() {
         let key = PublicKey::new([7; 32]);
-        for address in ["100.64.0.7", "fd00::7"] {
-            assert_eq!(read_peer(&write_peer(key, peer(address))), Some((key, peer(address))));
+        let underlay = "192.0.2.1:51820".parse().unwrap();
+        for allowed in [vec!["100.64.0.7/32"], vec!["fd00::7/128"], vec![], vec!["0.0.0.0/0", "fd00::/8"]] {
+            let peer = Peer { underlay, allowed: allowed.iter().map(|prefix| prefix.parse().unwrap()).collect() };
+            let written = write_peer(key, &peer);
+            // What it was allowed before, it is not any more; no other peer is named.
+            assert!(written.0.contains(&WireguardPeerAttribute::Flags(WireguardPeerFlags::ReplaceAllowedIps)));
+            let mut read = BTreeMap::new();
+            read_peer(&written, &mut read);
+            assert_eq!(read, BTreeMap::from([(key, peer)]));
         }
-        assert!(
-            write_peer(key, peer("fd00::7"))
-                .0
-                .contains(&WireguardPeerAttribute::Flags(WireguardPeerFlags::ReplaceAllowedIps))
-        );
     }
 }

@@ -11,8 +11,7 @@ use std::sync::mpsc;
 use nix::sys::socket::SockProtocol;
 use pn_core::backend::Observed;
 use pn_core::{
-    Action, BackendError, ContainerId, ErrorKind, Finding, Generation, Limits, NetworkId, NodeId, NodePlan, PublicKey,
-    Report,
+    Action, BackendError, ContainerId, ErrorKind, Generation, Limits, NetworkId, NodeId, NodePlan, PublicKey, Report,
 };
 use pn_dns::{DnsServer, Names, OtherNames};
 use tokio::runtime::Handle;
@@ -23,11 +22,11 @@ use crate::diff::{self, Change, Step, Subject};
 use crate::encryptor::Encryptor;
 use crate::execute::Executor;
 use crate::firewall::{self, Nft};
-use crate::kernel::{Firewall, Kernel, Namespace, Place};
+use crate::kernel::{Firewall, Kernel, Link, LinkKind, LinkName, Namespace, Place};
 use crate::lower;
 use crate::netlink::Netlink;
 use crate::netns::Namespaces;
-use crate::observe;
+use crate::{observe, screen};
 
 /// What the thread is asked for.
 pub(crate) enum Command {
@@ -94,7 +93,8 @@ impl Worker {
 
     /// Reads everything.
     fn observe(&mut self) -> io::Result<Kernel> {
-        let mut kernel = Kernel { peers: self.encryptor.peers(&self.namespaces)?, ..Kernel::default() };
+        let (identity, peers) = self.encryptor.observe(&self.namespaces)?;
+        let mut kernel = Kernel { peers, ..Kernel::default() };
         let places = self.namespaces.list()?;
         self.filters.retain(|place, _| places.contains(place));
         for place in places {
@@ -106,6 +106,9 @@ impl Worker {
             let mut namespace = observe::namespace(place, &mut netlink)?;
             if !matches!(place, Place::Container(_)) {
                 namespace.firewall = Some(self.filter(place, generation)?);
+            }
+            if let Some(Link { kind: LinkKind::WireGuard(found), .. }) = namespace.links.get_mut(&LinkName::Tunnel) {
+                *found = identity;
             }
             kernel.places.insert(place, namespace);
         }
@@ -133,27 +136,9 @@ impl Worker {
             Err(source) => return Report::refused(plan.generation, self.failed("observe", &source)),
         };
         let mut report = Report::new(plan.generation);
-        check_underlay(plan, &mut report);
-        for finding in plan.check(&self.limits) {
-            let object = finding.to_string();
-            // Permanent neighbours, and others we have none, do not count towards the kernel's limit.
-            if let Finding::Neighbours { .. } = finding {
-                tracing::debug!(%object, "a limit of the kernel that does not bind permanent neighbours");
-            } else {
-                report.record(&object, Err(BackendError::new(ErrorKind::Conflict, "realise", &object)));
-            }
-        }
-        let unsupported = plan.networks.values().filter(|network| !lower::is_supported(network));
-        for network in unsupported {
-            let object = format!(
-                "network {} with encryption {:?}, keys per {:?}",
-                network.id, network.encryption, network.key_scope
-            );
-            report.record(&object, Err(BackendError::new(ErrorKind::Unsupported, "create", &object)));
-        }
-        let plan = plan.only(lower::is_supported);
+        let plan = screen::screen(plan, &self.limits, &mut report);
         let attached = containers(is.places.keys());
-        report_unattached(&plan, &attached, &mut report);
+        screen::report_unattached(&plan, &attached, &mut report);
         let should = lower::lower(&plan, &attached, &self.encryptor.kind());
         let mut steps = diff::steps(&is, &should);
         steps.truncate(limit.unwrap_or(usize::MAX));
@@ -202,14 +187,22 @@ impl Worker {
         }
     }
 
-    /// Ends the name servers of networks that go, before their packets do.
+    /// Ends the name servers of networks that go, before their packets do, and those in namespaces that are not kept any more,
+    /// which would keep them alive.
     fn stop_servers(&mut self, plan: &NodePlan) {
-        let gone: Vec<NetworkId> = self.servers.keys().filter(|id| !plan.networks.contains_key(id)).copied().collect();
-        for id in gone {
+        let stays = |id: &NetworkId, number| plan.networks.contains_key(id) && self.number(*id) == Some(number);
+        let gone = self.servers.iter().filter(|(id, (number, _))| !stays(id, *number));
+        for id in gone.map(|(id, _)| *id).collect::<Vec<_>>() {
             if let Some((_, server)) = self.servers.remove(&id) {
                 self.runtime.block_on(server.shutdown());
             }
         }
+    }
+
+    /// Returns what tells the namespace of a network from others, if there is one.
+    fn number(&self, network: NetworkId) -> Option<u64> {
+        let namespace = self.namespaces.open(Place::Network(network)).ok().flatten()?;
+        namespace.metadata().ok().map(|metadata| metadata.ino())
     }
 
     /// Starts name servers where there is none yet.
@@ -219,10 +212,7 @@ impl Worker {
         };
         for network in plan.networks.values() {
             let place = Place::Network(network.id);
-            let Ok(Some(namespace)) = self.namespaces.open(place) else {
-                continue;
-            };
-            let Ok(number) = namespace.metadata().map(|metadata| metadata.ino()) else {
+            let Some(number) = self.number(network.id) else {
                 continue;
             };
             if self.servers.get(&network.id).is_some_and(|(known, _)| *known == number) {
@@ -265,45 +255,12 @@ impl Worker {
 
 const DNS_PORT: u16 = 53;
 
-/// Reports an underlay whose packets are smaller than the plan says: large packets would vanish there. An address that no
-/// interface has, as behind a translator, says nothing.
-fn check_underlay(plan: &NodePlan, report: &mut Report) {
-    let Some(host) = &plan.host else {
-        return;
-    };
-    let address = host.underlay.ip();
-    let found =
-        Netlink::open(SockProtocol::NetlinkRoute).and_then(|mut netlink| observe::interface_of(address, &mut netlink));
-    match found {
-        Ok(Some((name, mtu))) if mtu < host.underlay_mtu.into() => {
-            let planned = host.underlay_mtu;
-            let object = format!(
-                "underlay MTU {planned}: interface {name}, which has {address}, has MTU {mtu}; raise it, or register the node with {mtu}"
-            );
-            report.record(&object, Err(BackendError::new(ErrorKind::Conflict, "use", &object)));
-        }
-        Ok(_) => {}
-        Err(source) => report.record("the underlay", Err(error("read", format!("the interface of {address}"), source))),
-    }
-}
-
 fn containers<'a>(places: impl Iterator<Item = &'a Place>) -> BTreeSet<ContainerId> {
     let container = |place: &Place| match place {
         Place::Container(id) => Some(*id),
         Place::Transport | Place::Network(_) => None,
     };
     places.filter_map(container).collect()
-}
-
-fn report_unattached(plan: &NodePlan, attached: &BTreeSet<ContainerId>, report: &mut Report) {
-    for network in plan.networks.values() {
-        let local = network.endpoints.iter().filter(|endpoint| endpoint.node == plan.node);
-        for endpoint in local.filter(|endpoint| !attached.contains(&endpoint.container)) {
-            let object =
-                format!("container {} of network {}: attach its network namespace", endpoint.container, network.id);
-            report.record(&object, Err(BackendError::new(ErrorKind::NotFound, "connect", &object)));
-        }
-    }
 }
 
 /// Adds one outcome for each subject of the steps: the first failure, or what was done. Endpoints that come and go with their

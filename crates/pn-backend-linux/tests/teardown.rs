@@ -7,7 +7,7 @@ mod hosts;
 
 use std::collections::BTreeSet;
 
-use hosts::{Region, eventually, is_root, sh, works};
+use hosts::{Region, eventually, is_root, sh};
 
 /// Everything of a namespace that others could have an interest in.
 fn snapshot(netns: &str) -> String {
@@ -61,7 +61,7 @@ async fn foreign_objects_are_left_alone_and_teardown_leaves_nothing() {
     }
     let containers: Vec<String> = region.containers.values().map(|netns| netns.0.clone()).collect();
     drop(region);
-    assert!(containers.iter().all(|name| !works(&format!("ip netns exec {name} true"))));
+    assert!(containers.iter().all(|name| !hosts::run(&format!("ip netns exec {name} true")).status.success()));
     // The thread and the sockets end as soon as the runtime gets to it.
     eventually("the end of threads and files", || files() <= before);
 }

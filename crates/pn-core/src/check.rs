@@ -2,7 +2,7 @@
 
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::id::{ContainerId, NetworkId, NodeId};
@@ -172,14 +172,12 @@ fn check_endpoints<'n>(network: &NetworkPlan, node: &impl Fn(NodeId) -> Option<&
 }
 
 fn check_names(network: &NetworkPlan, found: &mut Vec<Finding>) {
+    let endpoints: BTreeSet<_> =
+        network.endpoints.iter().map(|endpoint| (endpoint.address, &*endpoint.of, endpoint.index)).collect();
     for of_type in network.zone.types() {
+        let of = (of_type.app, of_type.container_type);
         for (index, address) in &of_type.containers {
-            let of_slot = network
-                .endpoints
-                .iter()
-                .filter(|endpoint| endpoint.address == *address)
-                .any(|endpoint| *endpoint.of == (of_type.app, of_type.container_type) && endpoint.index == *index);
-            if !of_slot {
+            if !endpoints.contains(&(*address, &of, *index)) {
                 let name = format!("{index}.{}.{}", of_type.container_type, of_type.app);
                 found.push(Finding::NameWithoutContainer { network: network.id, name, address: *address });
             }

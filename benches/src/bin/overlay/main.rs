@@ -64,6 +64,8 @@ enum Part {
         client_seconds: Option<u64>,
         #[arg(long)]
         bridge: bool,
+        #[arg(long)]
+        kernel: bool,
         #[arg(long, default_value_t = 0)]
         idle: u16,
     },
@@ -88,9 +90,10 @@ fn main() -> Result<(), Error> {
     };
     let time = |seconds: &f64| Duration::from_secs_f64(*seconds);
     let said = match part {
-        Part::Node { n, namespace, client_seconds, bridge, idle } => {
+        Part::Node { n, namespace, client_seconds, bridge, kernel, idle } => {
             let role = match (namespace, client_seconds) {
                 (Some(namespace), _) if *bridge => Role::Bridge(namespace.clone()),
+                (Some(namespace), _) if *kernel => Role::Kernel(namespace.clone()),
                 (Some(namespace), _) => Role::Interface(namespace.clone()),
                 (None, Some(seconds)) => Role::Client(Duration::from_secs(*seconds)),
                 (None, None) => Role::Server,

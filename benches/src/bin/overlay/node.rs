@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use pn_backend_linux::LinuxBackend;
 use pn_backend_userspace::{Port, TapPort, TunPort, UserspaceBackend};
 use pn_core::*;
 use pn_overlay::PrivateKey;
@@ -27,6 +28,8 @@ pub(crate) enum Role {
     Interface(PathBuf),
     /// Its network has an interface in a namespace, for a bridge; otherwise the same.
     Bridge(PathBuf),
+    /// The kernel's data plane, and its container's namespace; otherwise the same.
+    Kernel(PathBuf),
     /// Its container has sockets in this process: it answers those of the other.
     Server,
     /// Its container has sockets in this process: it measures for a time.
@@ -76,6 +79,9 @@ fn key(n: u16) -> PrivateKey {
 pub(crate) async fn run(n: u16, role: Role, idle: u16) -> Result<Value, Error> {
     let id = u128::from(n) + 1;
     let listen = SocketAddr::from((UNDERLAY[usize::from(n)], 51820));
+    if let Role::Kernel(namespace) = role {
+        return kernel(n, listen, namespace, idle).await;
+    }
     let backend = UserspaceBackend::builder(NodeId::from_u128(id)).listen(listen).private_key(key(n)).build().await?;
     backend.apply(&state(idle)?.node_plan(NodeId::from_u128(id))).await.into_result()?;
     let container = ContainerId::from_u128(id);
@@ -88,17 +94,40 @@ pub(crate) async fn run(n: u16, role: Role, idle: u16) -> Result<Value, Error> {
             } else {
                 backend.attach(container, TunPort::in_netns(namespace)).await?;
             }
-            println!("ready");
-            std::io::stdout().flush()?;
-            // Until the harness closes the pipe, or takes itself away.
-            tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
+            wait_for_the_end().await?;
             let drops: Vec<_> = backend.drops().iter().collect();
             eprintln!("node {n}: {drops:?}");
             Ok(Value::Null)
         }
+        Role::Kernel(_) => Err("it has its own data plane".into()),
         Role::Server => serve(&backend.port(container)?).await,
         Role::Client(time) => measure(&backend.port(container)?, time).await,
     }
+}
+
+/// Runs a node in the kernel.
+async fn kernel(n: u16, listen: SocketAddr, namespace: PathBuf, idle: u16) -> Result<Value, Error> {
+    let id = u128::from(n) + 1;
+    let (node, container) = (NodeId::from_u128(id), ContainerId::from_u128(id));
+    let directory = std::env::temp_dir().join(format!("pn-linux-{}", std::process::id()));
+    let builder = LinuxBackend::builder(node).listen(listen).private_key(key(n)).directory(&directory);
+    let backend = builder.build().await?;
+    backend.attach(container, namespace).await?;
+    backend.apply(&state(idle)?.node_plan(node)).await.into_result()?;
+    wait_for_the_end().await?;
+    eprintln!("node {n}: {:?} {:?}", backend.tunnel(), backend.status().await?.drops);
+    backend.apply(&NodePlan::empty(node, Generation::new(u64::MAX))).await.into_result()?;
+    backend.detach(container).await?;
+    std::fs::remove_dir_all(&directory)?;
+    Ok(Value::Null)
+}
+
+/// Says that it is ready, and waits until the harness closes the pipe, or takes itself away.
+async fn wait_for_the_end() -> Result<(), Error> {
+    println!("ready");
+    std::io::stdout().flush()?;
+    tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
+    Ok(())
 }
 
 /// Echoes what begins with 1 and counts what begins with 0, until the harness closes the pipe.

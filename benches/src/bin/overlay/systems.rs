@@ -19,11 +19,12 @@ pub(crate) enum System {
     VxlanOverBoringtun,
     Userspace { idle: u16 },
     Bridge,
+    Kernel,
     InProcess,
 }
 
 impl System {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Veth,
         Self::Vxlan,
         Self::Boringtun { threads: 1 },
@@ -35,6 +36,7 @@ impl System {
         Self::Userspace { idle: 0 },
         Self::Userspace { idle: 999 },
         Self::Bridge,
+        Self::Kernel,
         Self::InProcess,
     ];
 
@@ -51,6 +53,7 @@ impl System {
             Self::Userspace { idle: 0 } => "pn-userspace",
             Self::Userspace { .. } => "pn-userspace-1000",
             Self::Bridge => "pn-bridge",
+            Self::Kernel => "pn-linux",
             Self::InProcess => "pn-in-process",
         }
     }
@@ -59,6 +62,7 @@ impl System {
     pub(crate) fn missing(self) -> Option<&'static str> {
         let wanted: &[&'static str] = match self {
             Self::Veth | Self::Vxlan | Self::Userspace { .. } | Self::Bridge | Self::InProcess => &["ip"],
+            Self::Kernel => &["ip", "nft"],
             Self::Boringtun { .. } | Self::VxlanOverBoringtun => &["boringtun-cli", "wg"],
             Self::Gotatun => &["gotatun", "wg"],
             Self::WireguardGo => &["wireguard-go", "wg"],
@@ -94,11 +98,16 @@ impl System {
                 running.wireguard(namespaces, scratch, "boringtun-cli", &words)?;
                 running.vxlan(namespaces, ["10.77.0.1", "10.77.0.2"], 1370)?;
             }
-            Self::Userspace { idle } => {
+            Self::Userspace { .. } | Self::Kernel => {
                 for n in 0..2 {
                     let mut command = namespaces.command(&format!("node{n}"), &this_program()?);
                     let namespace = format!("/run/netns/{}", namespaces.name(&format!("cont{n}")));
-                    command.args(["node", &n.to_string(), "--namespace", &namespace, "--idle", &idle.to_string()]);
+                    command.args(["node", &n.to_string(), "--namespace", &namespace]);
+                    if let Self::Userspace { idle } = self {
+                        command.args(["--idle", &idle.to_string()]);
+                    } else {
+                        command.arg("--kernel");
+                    }
                     running.daemons.push(Daemon::start_and_wait(command)?);
                 }
                 (running.client, running.server) = ("cont0", "cont1");

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::*;
-use crate::kernel::{Firewall, alias};
+use crate::kernel::{Firewall, Identity, alias};
 use crate::lower::lower;
 use pn_core::{
     App, AppId, ContainerType, Families, NetworkRequest, Node, NodeId, NodePlan, Project, ProjectId, Region, Slot,
@@ -61,7 +61,7 @@ fn carry_out(kernel: &mut Kernel, steps: &[Step]) {
             Change::Remove(place, object) => {
                 change(kernel.places.get_mut(place).expect("it is there"), *object, false);
             }
-            Change::SetPeer(key, peer) => drop(kernel.peers.insert(*key, *peer)),
+            Change::SetPeer(key, peer) => drop(kernel.peers.insert(*key, peer.clone())),
             Change::RemovePeer(key) => drop(kernel.peers.remove(key)),
         }
     }
@@ -100,7 +100,7 @@ fn remove_link(kernel: &mut Kernel, place: Place, name: LinkName) {
         namespace.bridge_fdb.clear();
         namespace.links.values_mut().for_each(|link| link.port = None);
     }
-    if name == LinkName::Tunnel && link.kind == LinkKind::WireGuard {
+    if name == LinkName::Tunnel && matches!(link.kind, LinkKind::WireGuard(_)) {
         kernel.peers.clear();
     }
     if link.kind == LinkKind::Veth {
@@ -169,6 +169,8 @@ fn kernel(plan: &NodePlan, kind: &LinkKind) -> Kernel {
     kernel
 }
 
+const WIREGUARD: LinkKind = LinkKind::WireGuard(Some(Identity { public_key: PublicKey::new([1; 32]), port: 51820 }));
+
 /// Breaks something.
 fn damage(kernel: &mut Kernel, what: u8, which: Index) {
     let places: Vec<Place> = kernel.places.keys().copied().collect();
@@ -201,7 +203,7 @@ fn damage(kernel: &mut Kernel, what: u8, which: Index) {
 #[test]
 fn x5_from_every_plan_to_every_other() {
     let plans = plans();
-    for kind in [LinkKind::Tun, LinkKind::WireGuard] {
+    for kind in [LinkKind::Tun, WIREGUARD] {
         for (from, to) in plans.iter().flat_map(|from| plans.iter().map(move |to| (from, to))) {
             let (mut is, should) = (kernel(from, &kind), kernel(to, &kind));
             let steps = steps(&is, &should);
@@ -217,16 +219,51 @@ fn x4_filters_come_first_and_peers_last() {
     let rank = |change: &Change| match change {
         Change::CreateNamespace(_) => 0,
         Change::ReplaceFirewall(..) | Change::UpdateFirewall { .. } => 1,
-        Change::RemovePeer(_) | Change::Remove(..) | Change::RemoveLink(..) => 2,
+        Change::Remove(..) | Change::RemoveLink(..) => 2,
         Change::RemoveNamespace(_) => 3,
         Change::AddLink(..) | Change::AddPair { .. } | Change::SetLink(..) | Change::Set(..) => 4,
         Change::SetPeer(..) => 5,
+        Change::RemovePeer(_) => 6,
     };
     let plans = plans();
-    for (from, to) in plans.iter().flat_map(|from| plans.iter().map(move |to| (from, to))) {
+    let keeps_its_tunnel = |to: &&NodePlan| !to.networks.is_empty();
+    for (from, to) in plans.iter().flat_map(|from| plans.iter().filter(keeps_its_tunnel).map(move |to| (from, to))) {
         let steps = steps(&kernel(from, &LinkKind::Tun), &kernel(to, &LinkKind::Tun));
         assert!(steps.windows(2).all(|pair| rank(&pair[0].change) <= rank(&pair[1].change)), "{steps:#?}");
     }
+}
+
+#[test]
+fn k3_a_key_that_is_replaced_hands_its_address_over_before_it_goes() {
+    let mut plan = plans().into_iter().rev().find(|plan| !plan.peers.is_empty()).expect("there are peers");
+    let [old, new] = [2, 9].map(|n| PublicKey::new([n; 32]));
+    let peers = |public_key, next_public_key| {
+        let (id, label) = (NodeId::from_u128(2), "node".parse().expect("a label"));
+        let underlay = "192.0.2.2:51820".parse().expect("an address");
+        let mut node = Node::new(id, label, underlay, [100, 64, 0, 2].into(), public_key);
+        node.next_public_key = next_public_key;
+        BTreeMap::from([(id, node.into())])
+    };
+    let stages = [peers(old, None), peers(old, Some(new)), peers(new, None)].map(|peers| {
+        plan.peers = peers.into();
+        kernel(&plan, &WIREGUARD)
+    });
+    let changes = |from: usize, to: usize| {
+        let steps = steps(&stages[from], &stages[to]);
+        steps.into_iter().map(|step| step.change).filter(is_about_peers).collect::<Vec<_>>()
+    };
+    let offered = changes(0, 1);
+    let [Change::SetPeer(key, peer)] = &offered[..] else { panic!("{offered:?}") };
+    assert_eq!((*key, peer.allowed.len()), (new, 0));
+    let taken_over = changes(1, 2);
+    let [Change::SetPeer(set, peer), Change::RemovePeer(removed)] = &taken_over[..] else { panic!("{taken_over:?}") };
+    assert_eq!((*set, peer.tunnel_address(), *removed), (new, Some([100, 64, 0, 2].into()), old));
+    // One that nobody offered first is the same.
+    assert_eq!(changes(0, 2), taken_over);
+}
+
+const fn is_about_peers(change: &Change) -> bool {
+    matches!(change, Change::SetPeer(..) | Change::RemovePeer(_))
 }
 
 #[test]
@@ -243,7 +280,7 @@ proptest! {
     fn whatever_was_broken_is_repaired(
         from: Index, to: Index, is_kernel: bool, damages in prop::collection::vec((any::<u8>(), any::<Index>()), 0..6),
     ) {
-        let (plans, kind) = (plans(), if is_kernel { LinkKind::WireGuard } else { LinkKind::Tun });
+        let (plans, kind) = (plans(), if is_kernel { WIREGUARD } else { LinkKind::Tun });
         let (mut is, should) = (kernel(from.get(&plans), &kind), kernel(to.get(&plans), &kind));
         for (what, which) in damages {
             damage(&mut is, what, which);

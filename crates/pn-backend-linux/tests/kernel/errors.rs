@@ -2,6 +2,8 @@
 
 use crate::hosts;
 
+use std::net::IpAddr;
+
 use hosts::{Netns, Region, container, directory, explain, is_root, network};
 use pn_backend_linux::{LinuxBackend, TunnelKind};
 use pn_core::backend::OverlayBackend as _;
@@ -61,7 +63,8 @@ async fn what_fails_is_reported_and_the_rest_is_applied() {
             texts.iter().any(|text| text.contains(&unattached.to_string()) && text.contains("attach")),
             "{texts:?}"
         );
-        assert!(texts.iter().any(|text| text.contains(&region.address(taken).to_string())), "{texts:?}");
+        let told = |text: &String| text.contains(&region.address(taken).to_string()) && text.contains("rename it");
+        assert!(texts.iter().any(told), "{texts:?}");
         assert_eq!(region.netns(taken).sh("ip -o addr; ip -o link; ip route"), before);
         assert!(region.netns(good).works(&format!("ping -c 1 -W 10 {}", region.address(other))));
     }
@@ -81,6 +84,97 @@ async fn what_fails_is_reported_and_the_rest_is_applied() {
     backend.apply(&region.state.node_plan(region.hosts[0].id)).await.into_result().unwrap();
     assert!(late.works(&format!("ping -c 1 -W 10 {}", region.address(other))));
     assert!(region.netns(taken).works(&format!("ping -c 1 -W 10 {}", region.address(other))));
+    region.tear_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_that_vanished_is_reported_or_made_anew() {
+    if !is_root() {
+        return;
+    }
+    let mut region = Region::start(2).await;
+    let (good, gone, other) = (region.add(1, 1).await, region.add(1, 1).await, region.add(1, 2).await);
+    region.apply().await;
+    let (backend, here) = (region.hosts[0].linux().clone(), region.hosts[0].id);
+    let kept = region.hosts[0].directory.join(here.to_string());
+    let reaches = |from, to| region.netns(from).works(&format!("ping -c 1 -W 10 {}", region.address(to)));
+    // A container's, by which it is known to us: nobody but its owner can bring it back.
+    hosts::sh(&format!("umount {}", kept.join(gone.to_string()).display()));
+    for _ in 0..2 {
+        let report = backend.apply(&region.state.node_plan(here)).await;
+        let failures: Vec<&BackendError> = report.failures().collect();
+        let [failure] = *failures else { panic!("{failures:?}") };
+        assert_eq!(failure.kind(), ErrorKind::NotFound);
+        let told = failure.to_string();
+        assert!(told.contains(&gone.to_string()) && told.contains("attach its network namespace"), "{told}");
+        assert!(reaches(good, other), "the rest is not applied");
+    }
+    backend.attach(gone, region.netns(gone).path()).await.unwrap();
+    backend.apply(&region.state.node_plan(here)).await.into_result().unwrap();
+    assert!(reaches(gone, other));
+    // Our own are made anew.
+    for place in [network(1).to_string(), "transport".to_owned()] {
+        hosts::sh(&format!("umount {}", kept.join(&place).display()));
+        backend.apply(&region.state.node_plan(here)).await.into_result().unwrap();
+        hosts::eventually("packets", || reaches(good, other));
+        assert!(reaches(good, gone), "{place}");
+    }
+    region.tear_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_nodes_with_one_address_are_told_and_left_out() {
+    if !is_root() {
+        return;
+    }
+    let mut region = Region::start(2).await;
+    let (here, there) = (region.add(1, 1).await, region.add(1, 2).await);
+    let (backend, host) = (region.hosts[0].linux().clone(), region.hosts[0].id);
+    let doubtful: Vec<Node> = [3, 4].map(|n| hosts::node(n, PublicKey::new([n; 32]))).to_vec();
+    let mut containers = Vec::new();
+    for (n, node) in (100..).zip(&doubtful) {
+        region.change(Change::AddNode(node.clone()));
+        let slot = Slot::new(hosts::app(1), "web".parse().unwrap(), n).unwrap();
+        region.change(Change::Start { container: container(n.into()), slot, node: node.id });
+        containers.push(region.address(container(n.into())));
+    }
+    region.hosts[1].linux().apply(&region.state.node_plan(region.hosts[1].id)).await.into_result().unwrap();
+    // The state refuses it, so it is a plan that somebody else made.
+    let mut twin = doubtful[1].clone();
+    twin.tunnel_address = doubtful[0].tunnel_address;
+    assert!(matches!(
+        region.state.apply(Timestamp::ZERO, Change::UpdateNode(twin.clone())),
+        Err(ApplyError::NodesShare { .. })
+    ));
+    let mut plan = region.state.node_plan(host);
+    let mut peers = (*plan.peers).clone();
+    peers.insert(twin.id, twin.into());
+    plan.peers = peers.into();
+    for _ in 0..2 {
+        let report = backend.apply(&plan).await;
+        let failures: Vec<&BackendError> = report.failures().collect();
+        let [failure] = *failures else { panic!("{failures:?}") };
+        assert_eq!(failure.kind(), ErrorKind::Conflict);
+        let told = failure.to_string();
+        let parts =
+            [doubtful[0].id.to_string(), doubtful[1].id.to_string(), "100.64.0.3".to_owned(), "register".to_owned()];
+        assert!(parts.iter().all(|part| told.contains(part)), "{told}");
+        assert!(
+            region.netns(here).works(&format!("ping -c 1 -W 10 {}", region.address(there))),
+            "the rest is not applied"
+        );
+        // Nothing is sent to whom it might not be for, nor taken from there.
+        let peers: Vec<IpAddr> =
+            backend.observe().await.unwrap().peers.values().map(|peer| peer.tunnel_address).collect();
+        assert_eq!(peers, [IpAddr::from([100, 64, 0, 2])]);
+        let known = region.hosts[0].sh_in(&network(1).to_string(), "ip neigh; bridge fdb");
+        assert!(
+            containers.iter().all(|address| !known.contains(&address.to_string())) && !known.contains("100.64.0.3"),
+            "{known}"
+        );
+        assert!(!region.hosts[0].sh_in("transport", "nft list ruleset").contains("100.64.0.3"));
+    }
+    backend.apply(&region.state.node_plan(host)).await.into_result().unwrap();
     region.tear_down().await;
 }
 

@@ -45,7 +45,7 @@ fn send(netns: &Netns, device: &str, frame: &[u8]) {
 /// What arrives at an interface, as text.
 struct Capture {
     file: String,
-    _tcpdump: hosts::Running,
+    _tcpdump: hosts::netns::Running,
 }
 
 impl Capture {
@@ -285,7 +285,7 @@ async fn k9_a_hostile_node_speaks_only_for_its_own_containers() {
     let mut region = Region::start(2).await;
     let netns = region.plug(3);
     let key = PrivateKey::from_bytes([3; 32]);
-    let rogue = hosts::node(3, "192.0.2.3:51820", key.public_key());
+    let rogue = hosts::node(3, key.public_key());
     region.change(Change::AddNode(rogue.clone()));
     // It is a member of network 2, and of network 1 it is not.
     let (victim, elsewhere) = (region.add(1, 1).await, region.add(1, 2).await);

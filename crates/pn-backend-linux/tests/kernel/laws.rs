@@ -77,7 +77,7 @@ async fn wherever_it_stopped_the_next_apply_converges() {
     }
     let mut region = Region::start(1).await;
     let host = NodeId::from_u128(1);
-    let other = hosts::node(2, "192.0.2.2:51820", PublicKey::new([2; 32]));
+    let other = hosts::node(2, PublicKey::new([2; 32]));
     region.change(Change::AddNode(other.clone()));
     let mut plans = vec![region.state.node_plan(host)];
     for app in [1, 2] {
@@ -158,6 +158,7 @@ async fn x9_what_others_break_is_repaired() {
         (&place, "bridge fdb del 02:00:0a:f0:00:02 dev vxlan0 self"),
         (&place, "bridge fdb del 02:00:0a:f0:00:02 dev vxlan0 master"),
         (&place, "bridge fdb replace 02:00:0a:f0:00:02 dev vxlan0 dst 100.64.0.9 self"),
+        (&place, "bridge fdb append 00:00:00:00:00:00 dev vxlan0 dst 100.64.0.9 self permanent"),
         (&place, "ip neigh del 10.240.0.2 dev br0"),
         (&place, "ip neigh replace 10.240.0.2 lladdr 02:00:00:00:00:01 dev br0 nud permanent"),
         (&place, "nft flush ruleset"),

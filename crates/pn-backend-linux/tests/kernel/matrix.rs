@@ -7,11 +7,12 @@ use crate::hosts;
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use hosts::{Netns, Plane, Region, is_root};
 use nix::sched::{CloneFlags, setns};
+use pn_backend_userspace::Port;
 use pn_core::ContainerId;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -167,58 +168,82 @@ async fn nodes_in_the_kernel_and_in_user_space_mix() {
     }
     let targets: Vec<SocketAddr> =
         all.iter().map(|(container, (_, address))| SocketAddr::from((*address, ports[container]))).collect();
-    let (mut allowed, mut refused) = (0, 0);
-    for (container, (network, _)) in &all {
-        // By UDP, to those that may be reached; what may not be is tried by TCP below.
-        for (other, (_, address)) in all.iter().filter(|(other, (of, _))| of == network && *other != container) {
-            let to = std::net::SocketAddrV4::new(*address, ports[other]);
-            let answer = if is_kernel(container) {
-                let asking = within(region.netns(*container), move || ask_udp(to.into()));
-                tokio::task::spawn_blocking(|| asking.join().unwrap()).await.unwrap()
-            } else {
-                let socket = backend.port(*container).unwrap().bind_udp(0).unwrap();
-                let mut buffer = [0; 64];
-                let mut answer = None;
-                while answer.is_none() {
-                    socket.send_to(b"who?", to).await.unwrap();
-                    let received = tokio::time::timeout(Duration::from_secs(2), socket.recv_from(&mut buffer)).await;
-                    answer = received
-                        .ok()
-                        .map(|received| String::from_utf8_lossy(&buffer[..received.unwrap().0]).into_owned());
-                }
-                answer
-            };
-            assert_eq!(answer, Some(other.to_string()), "{container} of network {network} to {to} by UDP");
-        }
-        let answers: Vec<Answer> = if is_kernel(container) {
-            let targets = targets.clone();
-            let asking = within(region.netns(*container), move || targets.into_iter().map(ask_tcp).collect());
-            tokio::task::spawn_blocking(|| asking.join().unwrap()).await.unwrap()
+    let mut asking = Vec::new();
+    for container in all.keys() {
+        if is_kernel(container) {
+            let asked = targets.clone();
+            let thread = within(region.netns(*container), move || ask_from_kernel(&asked));
+            let answers = tokio::task::spawn_blocking(|| thread.join().unwrap());
+            asking.push((*container, answers));
         } else {
             let port = backend.port(*container).unwrap();
-            let mut answers = Vec::new();
-            for to in &targets {
-                let SocketAddr::V4(to) = to else { unreachable!("IPv4") };
-                let answer = async {
-                    let mut stream = port.connect((*to.ip(), to.port())).await.ok()?;
-                    let mut said = String::new();
-                    stream.read_to_string(&mut said).await.ok()?;
-                    Some(said)
-                };
-                answers.push(tokio::time::timeout(PATIENCE, answer).await.unwrap());
-            }
-            answers
-        };
-        for (to, tcp) in targets.iter().zip(answers) {
-            let at = all
-                .iter()
-                .find(|(other, (of, address))| of == network && SocketAddr::from((*address, ports[other])) == *to);
-            let expected = at.map(|(other, _)| other.to_string());
-            // A socket of this process reaches itself, too.
-            assert_eq!(tcp, expected, "{container} of network {network} to {to}");
-            *if expected.is_some() { &mut allowed } else { &mut refused } += 1;
+            let asked: Vec<SocketAddrV4> =
+                all.iter().map(|(to, (_, address))| SocketAddrV4::new(*address, ports[to])).collect();
+            asking.push((*container, tokio::spawn(async move { ask_from_user_space(&port, &asked).await })));
         }
     }
-    assert_eq!((allowed, refused), (3 * 12 * 12, 3 * 12 * 24));
+    let (mut allowed, mut refused) = (0, 0);
+    for (container, answers) in asking {
+        let network = all[&container].0;
+        for (to, (tcp, udp)) in targets.iter().zip(answers.await.unwrap()) {
+            let at = all
+                .iter()
+                .find(|(other, (of, address))| *of == network && SocketAddr::from((*address, ports[other])) == *to);
+            let expected = at.map(|(other, _)| other.to_string());
+            // A socket of this process reaches itself, too.
+            assert_eq!((&tcp, &udp), (&expected, &expected), "{container} of network {network} to {to}");
+            *if expected.is_some() { &mut allowed } else { &mut refused } += 2;
+        }
+    }
+    assert_eq!((allowed, refused), (3 * 12 * 12 * 2, 3 * 12 * 24 * 2));
     region.tear_down().await;
 }
+
+/// Asks everybody by TCP and by UDP. A container in user space does not say that nobody listens on a port of it, so all are
+/// asked from one socket, which listens until everybody has answered that may, and a little longer.
+fn ask_from_kernel(targets: &[SocketAddr]) -> Vec<(Answer, Answer)> {
+    let by_tcp: Vec<Answer> = targets.iter().map(|to| ask_tcp(*to)).collect();
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.set_read_timeout(Some(LISTENING)).unwrap();
+    let (mut buffer, mut heard) = ([0; 64], BTreeMap::new());
+    loop {
+        targets.iter().for_each(|to| drop(socket.send_to(b"who?", to)));
+        while let Ok((len, from)) = socket.recv_from(&mut buffer) {
+            heard.insert(from, String::from_utf8_lossy(&buffer[..len]).into_owned());
+        }
+        if targets.iter().zip(&by_tcp).all(|(to, by_tcp)| by_tcp.is_none() || heard.contains_key(to)) {
+            return targets.iter().zip(by_tcp).map(|(to, by_tcp)| (by_tcp, heard.remove(to))).collect();
+        }
+    }
+}
+
+/// The same from sockets of this process.
+async fn ask_from_user_space(port: &Port, targets: &[SocketAddrV4]) -> Vec<(Answer, Answer)> {
+    let mut by_tcp = Vec::new();
+    for to in targets {
+        let ask = async {
+            let mut stream = port.connect((*to.ip(), to.port())).await.ok()?;
+            let mut said = String::new();
+            stream.read_to_string(&mut said).await.ok()?;
+            Some(said)
+        };
+        by_tcp.push(tokio::time::timeout(PATIENCE, ask).await.unwrap());
+    }
+    let socket = port.bind_udp(0).unwrap();
+    let (mut buffer, mut heard) = ([0; 64], BTreeMap::new());
+    loop {
+        for to in targets {
+            socket.send_to(b"who?", *to).await.unwrap();
+        }
+        while let Ok(received) = tokio::time::timeout(LISTENING, socket.recv_from(&mut buffer)).await {
+            let (len, from) = received.unwrap();
+            heard.insert(from, String::from_utf8_lossy(&buffer[..len]).into_owned());
+        }
+        if targets.iter().zip(&by_tcp).all(|(to, by_tcp)| by_tcp.is_none() || heard.contains_key(&(*to).into())) {
+            return targets.iter().zip(by_tcp).map(|(to, by_tcp)| (by_tcp, heard.remove(&(*to).into()))).collect();
+        }
+    }
+}
+
+/// How long an answer may take before everybody is asked again.
+const LISTENING: Duration = Duration::from_millis(500);

@@ -52,47 +52,6 @@ async fn containers_of_two_hosts_reach_each_other_by_name_and_nothing_is_in_clea
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn m5_full_packets_pass_and_one_octet_more_is_too_big() {
-    if !is_root() {
-        return;
-    }
-    let mut region = Region::start(2).await;
-    let (a, b, c) = (region.add(1, 1).await, region.add(1, 2).await, region.add(1, 1).await);
-    region.apply().await;
-    for (mtu, full) in [(1500, 1390), (1400, 1290)] {
-        for n in 0..2 {
-            let mut node = region.state.node(region.hosts[n].id).expect("it is known").clone();
-            node.underlay_mtu = mtu;
-            region.change(pn_core::Change::UpdateNode(node));
-            region.hosts[n].netns.sh(&format!("ip link set eth0 mtu {mtu}"));
-        }
-        region.apply().await;
-        for (from, to) in [(a, b), (b, a), (a, c)] {
-            let ping = |octets: u32, how: &str| {
-                let payload = octets - 28;
-                region.netns(from).run(&format!("ping -c 1 -W 5 {how} -s {payload} {}", region.address(to)))
-            };
-            assert!(ping(full, "-M do").status.success(), "{full} octets do not pass from {from} to {to} over {mtu}");
-            let refused = ping(full + 1, "-M do");
-            let said =
-                String::from_utf8_lossy(&refused.stderr).into_owned() + &String::from_utf8_lossy(&refused.stdout);
-            assert!(!refused.status.success() && said.contains(&format!("mtu={full}")), "{said}");
-            // Who lets it be fragmented sends fragments inside the network, and no larger packets through the tunnel.
-            assert!(ping(full + 1000, "-M dont").status.success());
-        }
-        // Every hop says the same.
-        for (n, host) in region.hosts.iter().enumerate() {
-            let links = host.sh_in(&network(1).to_string(), "ip -o link");
-            for line in links.lines().filter(|line| !line.contains(" lo:")) {
-                assert!(line.contains(&format!("mtu {full} ")), "node {n}: {line}");
-            }
-            assert!(host.sh_in("transport", "ip -o link show tunnel0").contains(&format!("mtu {} ", full + 50)));
-        }
-    }
-    region.tear_down().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_network_with_ipv6_reaches_by_it_and_nobody_speaks_for_another() {
     if !is_root() {
         return;

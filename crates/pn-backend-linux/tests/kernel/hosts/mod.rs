@@ -7,12 +7,12 @@
     reason = "tests fail where something is missing, and say what they leave out"
 )]
 
+pub(crate) mod netns;
+
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
 use pn_backend_linux::{Builder, LinuxBackend};
 use pn_backend_userspace::UserspaceBackend;
@@ -20,102 +20,7 @@ use pn_core::*;
 use pn_dns::Names;
 use pn_overlay::PrivateKey;
 
-static NEXT: AtomicU32 = AtomicU32::new(0);
-
-/// Says whether the tests can run: they need root. Where they must, a machine without it fails.
-pub(crate) fn is_root() -> bool {
-    let is_root = sh("id -u").trim() == "0";
-    if !is_root {
-        assert!(std::env::var("PN_REQUIRE_ROOT").as_deref() != Ok("1"), "root is required, and this is not root");
-        println!("ignored: network namespaces need root");
-    }
-    is_root
-}
-
-/// Runs a command line and returns what it said.
-pub(crate) fn sh(line: &str) -> String {
-    let output = run(line);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{line}: {said}{}", String::from_utf8_lossy(&output.stderr));
-    said
-}
-
-/// Runs a command line, whatever comes of it.
-pub(crate) fn run(line: &str) -> Output {
-    Command::new("sh").args(["-c", line]).stdin(Stdio::null()).output().unwrap()
-}
-
-/// Returns whether a command line succeeds.
-pub(crate) fn works(line: &str) -> bool {
-    run(line).status.success()
-}
-
-/// Waits until something is so.
-pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what} did not happen in 30 s");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// A namespace that ends with this.
-#[derive(Debug)]
-pub(crate) struct Netns(pub(crate) String);
-
-impl Netns {
-    pub(crate) fn new(name: &str) -> Self {
-        let name = format!("linux-{}-{}-{name}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        sh(&format!("ip netns add {name} && ip -n {name} link set lo up"));
-        Self(name)
-    }
-
-    pub(crate) fn path(&self) -> PathBuf {
-        PathBuf::from(format!("/run/netns/{}", self.0))
-    }
-
-    /// Runs a command line in it.
-    pub(crate) fn sh(&self, line: &str) -> String {
-        sh(&self.line(line))
-    }
-
-    pub(crate) fn works(&self, line: &str) -> bool {
-        works(&self.line(line))
-    }
-
-    pub(crate) fn run(&self, line: &str) -> Output {
-        run(&self.line(line))
-    }
-
-    fn line(&self, line: &str) -> String {
-        format!("ip netns exec {} sh -c '{}'", self.0, line.replace('\'', r"'\''"))
-    }
-
-    /// Starts a command in it, which ends with what is returned.
-    pub(crate) fn spawn(&self, line: &str) -> Running {
-        let line = format!("exec ip netns exec {} {line}", self.0);
-        let mut command = Command::new("sh");
-        command.args(["-c", &line]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Running(command.spawn().unwrap())
-    }
-}
-
-impl Drop for Netns {
-    fn drop(&mut self) {
-        run(&format!("ip netns del {}", self.0));
-    }
-}
-
-/// A command that is ended when this is dropped.
-#[derive(Debug)]
-pub(crate) struct Running(pub(crate) std::process::Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
+pub(crate) use netns::{Netns, directory, eventually, is_root, run, sh};
 
 /// A data plane, in the kernel or in this process.
 #[derive(Debug)]
@@ -159,8 +64,9 @@ pub(crate) struct Region {
     pub(crate) state: State,
     pub(crate) hosts: Vec<Host>,
     pub(crate) containers: BTreeMap<ContainerId, Netns>,
+    families: Families,
     next: u128,
-    _switch: Netns,
+    switch: Netns,
 }
 
 pub(crate) fn network(n: u128) -> NetworkId {
@@ -175,16 +81,39 @@ pub(crate) fn container(n: u128) -> ContainerId {
     ContainerId::from_u128(n)
 }
 
-pub(crate) fn directory() -> PathBuf {
-    let n = NEXT.fetch_add(1, Ordering::Relaxed);
-    PathBuf::from(format!("/run/linux-{}-{n}", std::process::id()))
+/// Of which families the addresses of nodes are: on the underlay, and in the tunnel. IPv4 both, unless it is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Families {
+    pub(crate) is_underlay_ipv6: bool,
+    pub(crate) is_tunnel_ipv6: bool,
 }
 
-/// What a node is made of besides its data plane.
-pub(crate) fn node(n: u8, underlay: &str, key: PublicKey) -> Node {
-    let id = NodeId::from_u128(n.into());
-    let label = format!("node-{n}").parse().unwrap();
-    Node::new(id, label, underlay.parse().unwrap(), format!("100.64.0.{n}").parse().unwrap(), key)
+impl Families {
+    pub(crate) fn underlay(self, n: u8) -> SocketAddr {
+        let address: IpAddr =
+            if self.is_underlay_ipv6 { [0x2001, 0xdb8, 0, 0, 0, 0, 0, n.into()].into() } else { [192, 0, 2, n].into() };
+        SocketAddr::from((address, 51820))
+    }
+
+    pub(crate) fn tunnel(self, n: u8) -> IpAddr {
+        if self.is_tunnel_ipv6 { [0xfd64, 0, 0, 0, 0, 0, 0, n.into()].into() } else { [100, 64, 0, n].into() }
+    }
+
+    /// What a node is made of besides its data plane.
+    pub(crate) fn node(self, n: u8, key: PublicKey) -> Node {
+        let label = format!("node-{n}").parse().unwrap();
+        Node::new(NodeId::from_u128(n.into()), label, self.underlay(n), self.tunnel(n), key)
+    }
+}
+
+fn builder(node: &Node, key: PrivateKey, names: &Arc<Names>, directory: &Path, netns: &Netns) -> Builder {
+    let builder = LinuxBackend::builder(node.id).listen(node.underlay).private_key(key).resolver(Arc::clone(names));
+    builder.directory(directory).namespace(netns.path())
+}
+
+/// A node whose addresses are of IPv4.
+pub(crate) fn node(n: u8, key: PublicKey) -> Node {
+    Families::default().node(n, key)
 }
 
 impl Region {
@@ -194,24 +123,22 @@ impl Region {
     }
 
     pub(crate) async fn start_with(nodes: u8, edit: impl Fn(u8, Builder) -> Builder) -> Self {
+        Self::start_over(Families::default(), nodes, edit).await
+    }
+
+    pub(crate) async fn start_over(families: Families, nodes: u8, edit: impl Fn(u8, Builder) -> Builder) -> Self {
         let switch = Netns::new("switch");
         switch.sh("ip link add br0 type bridge && ip link set br0 up");
         let state = State::new(pn_core::Region::default());
-        let mut region = Self { state, hosts: Vec::new(), containers: BTreeMap::new(), next: 0, _switch: switch };
+        let (hosts, containers) = (Vec::new(), BTreeMap::new());
+        let mut region = Self { state, families, hosts, containers, next: 0, switch };
         for n in 1..=nodes {
             let netns = region.plug(n);
             let names = Arc::new(Names::new(n.into()));
             let key = PrivateKey::from_bytes([n; 32]);
             let directory = directory();
-            let underlay = format!("192.0.2.{n}:51820");
-            let builder = LinuxBackend::builder(NodeId::from_u128(n.into()))
-                .listen(underlay.parse().unwrap())
-                .private_key(key.clone())
-                .resolver(names.clone())
-                .directory(&directory)
-                .namespace(netns.path());
-            let backend = edit(n, builder).build().await.unwrap();
-            let node = node(n, &underlay, key.public_key());
+            let node = families.node(n, key.public_key());
+            let backend = edit(n, builder(&node, key, &names, &directory, &netns)).build().await.unwrap();
             region.change(Change::AddNode(node.clone()));
             region.hosts.push(Host { id: node.id, netns, plane: Plane::Linux(backend), names, directory });
         }
@@ -221,13 +148,32 @@ impl Region {
         region
     }
 
+    /// Ends the data plane of a node (from 1) and starts another with a key, as an agent that is started anew does.
+    pub(crate) async fn restart(&mut self, node: usize, key: PrivateKey) {
+        let known = self.state.node(self.hosts[node - 1].id).unwrap().clone();
+        let Host { id, netns, plane, names, directory } = self.hosts.remove(node - 1);
+        let Plane::Linux(before) = plane else { panic!("a node in user space") };
+        let kind = before.tunnel();
+        drop(before);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        let backend = loop {
+            // The socket of a tunnel in this process ends as soon as its thread gets to it.
+            match builder(&known, key.clone(), &names, &directory, &netns).tunnel(kind).build().await {
+                Ok(backend) => break backend,
+                Err(error) => assert!(std::time::Instant::now() < deadline, "{}", explain(&error)),
+            }
+        };
+        self.hosts.insert(node - 1, Host { id, netns, plane: Plane::Linux(backend), names, directory });
+    }
+
     /// Makes the namespace of a host and plugs it into the Ethernet.
     pub(crate) fn plug(&self, n: u8) -> Netns {
         let netns = Netns::new(&format!("host{n}"));
-        let switch = &self._switch.0;
+        let switch = &self.switch.0;
         sh(&format!(
-            "ip -n {switch} link add h{n} type veth peer name eth0 netns {host} && ip -n {switch} link set h{n} master br0 up \
-             && ip -n {host} addr add 192.0.2.{n}/24 dev eth0 && ip -n {host} link set eth0 up",
+            "ip -n {switch} link add h{n} type veth peer name eth0 netns {host} && ip -n {switch} link set h{n} mtu 9000 master br0 up \
+             && ip -n {host} addr add 192.0.2.{n}/24 dev eth0 && ip -n {host} addr add 2001:db8::{n:x}/64 dev eth0 nodad \
+             && ip -n {host} link set eth0 up",
             host = netns.0
         ));
         netns
@@ -236,10 +182,10 @@ impl Region {
     /// Adds a node in user space.
     pub(crate) fn add_user_space_node(&mut self, n: u8) {
         let netns = self.plug(n);
-        let id = NodeId::from_u128(n.into());
         let (names, key) = (Arc::new(Names::new(n.into())), PrivateKey::from_bytes([n; 32]));
-        let underlay = format!("192.0.2.{n}:51820");
-        let builder = UserspaceBackend::builder(id).listen(underlay.parse().unwrap()).private_key(key.clone());
+        let node = self.families.node(n, key.public_key());
+        let id = node.id;
+        let builder = UserspaceBackend::builder(id).listen(node.underlay).private_key(key);
         let builder = builder.resolver(names.clone());
         let (path, runtime) = (netns.path(), tokio::runtime::Handle::current());
         // Its socket stays in the namespace of the thread that opens it.
@@ -249,12 +195,12 @@ impl Region {
             runtime.block_on(builder.build())
         });
         let backend = thread.join().unwrap().unwrap();
-        self.change(Change::AddNode(node(n, &underlay, key.public_key())));
+        self.change(Change::AddNode(node));
         self.hosts.push(Host { id, netns, plane: Plane::UserSpace(backend), names, directory: directory() });
     }
 
     pub(crate) fn switch(&self) -> &Netns {
-        &self._switch
+        &self.switch
     }
 
     pub(crate) fn add_network(&mut self, n: u128, edit: impl FnOnce(&mut NetworkRequest)) {

@@ -1,0 +1,77 @@
+//! What of a plan this node cannot or must not realise: it is reported, and the rest goes on.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use nix::sys::socket::SockProtocol;
+use pn_core::{BackendError, ContainerId, ErrorKind, Finding, Limits, NodeId, NodePlan, Report};
+
+use crate::netlink::Netlink;
+use crate::worker::error;
+use crate::{lower, observe};
+
+/// Returns the plan without what is to be left out.
+pub(crate) fn screen(plan: &NodePlan, limits: &Limits, report: &mut Report) -> NodePlan {
+    check_underlay(plan, report);
+    let mut doubtful: BTreeSet<NodeId> = BTreeSet::new();
+    for finding in plan.check(limits) {
+        // Permanent neighbours, and others we have none, do not count towards the kernel's limit.
+        if let Finding::Neighbours { .. } = finding {
+            tracing::debug!(%finding, "a limit of the kernel that does not bind permanent neighbours");
+            continue;
+        }
+        let mut object = finding.to_string();
+        if let Finding::NodesShare { nodes, .. } = finding {
+            doubtful.extend(nodes);
+            object.push_str(": register one of them with another; until then neither is spoken to");
+        }
+        report.record(&object, Err(BackendError::new(ErrorKind::Conflict, "realise", &object)));
+    }
+    for network in plan.networks.values().filter(|network| !lower::is_supported(network)) {
+        let object = format!(
+            "network {} with encryption {:?}, keys per {:?}",
+            network.id, network.encryption, network.key_scope
+        );
+        report.record(&object, Err(BackendError::new(ErrorKind::Unsupported, "create", &object)));
+    }
+    let mut plan = plan.only(lower::is_supported);
+    if !doubtful.is_empty() {
+        // Whom packets would go to is not known; a node that nobody knows gets and sends none.
+        Arc::make_mut(&mut plan.peers).retain(|id, _| !doubtful.contains(id));
+    }
+    plan
+}
+
+/// Reports an underlay whose packets are smaller than the plan says: large packets would vanish there. An address that no
+/// interface has, as behind a translator, says nothing.
+fn check_underlay(plan: &NodePlan, report: &mut Report) {
+    let Some(host) = &plan.host else {
+        return;
+    };
+    let address = host.underlay.ip();
+    let found =
+        Netlink::open(SockProtocol::NetlinkRoute).and_then(|mut netlink| observe::interface_of(address, &mut netlink));
+    match found {
+        Ok(Some((name, mtu))) if mtu < host.underlay_mtu.into() => {
+            let planned = host.underlay_mtu;
+            let object = format!(
+                "underlay MTU {planned}: interface {name}, which has {address}, has MTU {mtu}; raise it, or register the node with {mtu}"
+            );
+            report.record(&object, Err(BackendError::new(ErrorKind::Conflict, "use", &object)));
+        }
+        Ok(_) => {}
+        Err(source) => report.record("the underlay", Err(error("read", format!("the interface of {address}"), source))),
+    }
+}
+
+/// Reports containers that nobody has handed over, or whose namespaces are gone.
+pub(crate) fn report_unattached(plan: &NodePlan, attached: &BTreeSet<ContainerId>, report: &mut Report) {
+    for network in plan.networks.values() {
+        let local = network.endpoints.iter().filter(|endpoint| endpoint.node == plan.node);
+        for endpoint in local.filter(|endpoint| !attached.contains(&endpoint.container)) {
+            let object =
+                format!("container {} of network {}: attach its network namespace", endpoint.container, network.id);
+            report.record(&object, Err(BackendError::new(ErrorKind::NotFound, "connect", &object)));
+        }
+    }
+}
