@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Instant;
 
 use pn_core::backend::Observed;
@@ -28,6 +29,10 @@ mod plan;
 
 /// How often tunnels look at their clocks.
 const TICK: Duration = Duration::from_millis(250);
+
+/// How long the driver looks for more before it sleeps, where something came within that time before. To be woken takes an idle
+/// processor longer than most of what there is to do for a packet.
+const LINGER: Duration = Duration::from_micros(100);
 
 /// What events are for: the underlay, a wake-up, and from here on interfaces by their place.
 const UNDERLAY: u64 = 0;
@@ -128,6 +133,8 @@ pub(crate) struct Driver {
     /// What the last packet of the tunnel was found to be, and the interface it was for.
     admitted: Admitted,
     last_tun: Option<(ContainerId, usize)>,
+    /// Whether the last events came within [`LINGER`].
+    is_lively: bool,
     epoch: Instant,
     next_tick: Duration,
 }
@@ -252,6 +259,7 @@ impl Driver {
             coalescer: Coalescer::new(),
             admitted: Admitted::default(),
             last_tun: None,
+            is_lively: false,
             epoch: Instant::now(),
             next_tick: TICK,
         })
@@ -299,13 +307,28 @@ impl Driver {
     }
 
     /// Waits for events.
-    fn wait(&self, events: &mut Vec<Event>, patience: Duration) -> io::Result<()> {
+    fn wait(&mut self, events: &mut Vec<Event>, patience: Duration) -> io::Result<()> {
+        let start = Instant::now();
+        while self.is_lively && start.elapsed() < LINGER.min(patience) {
+            self.look(events, Duration::ZERO)?;
+            if !events.is_empty() || self.is_called() {
+                return Ok(());
+            }
+            // Others may have something to do, and it may be what is waited for.
+            thread::yield_now();
+        }
+        self.look(events, patience)?;
+        self.is_lively = start.elapsed() < LINGER;
+        Ok(())
+    }
+
+    /// Takes events, and waits for the first as long as there is patience.
+    fn look(&self, events: &mut Vec<Event>, mut patience: Duration) -> io::Result<()> {
         events.clear();
-        let mut patience = patience;
         if !patience.is_zero() {
             // Who has work from here on wakes us; who had it before has put it where it is seen now.
             self.shared.is_asleep.store(true, Ordering::SeqCst);
-            if self.shared.has_ready() || !self.commands.is_empty() || self.commands.is_closed() {
+            if self.is_called() {
                 patience = Duration::ZERO;
             }
         }
@@ -316,6 +339,11 @@ impl Driver {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Returns whether somebody in this process wants something.
+    fn is_called(&self) -> bool {
+        self.shared.has_ready() || !self.commands.is_empty() || self.commands.is_closed()
     }
 
     fn now(&self) -> Duration {

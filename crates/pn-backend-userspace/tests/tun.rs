@@ -6,14 +6,11 @@ mod cluster;
 mod namespace;
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use cluster::Cluster;
-use namespace::Namespace;
+use namespace::{Namespace, octets, transfer};
 use pn_backend_userspace::{Port, TapPort, TunPort, probe};
 use pn_core::backend::Observed;
 use pn_core::*;
@@ -22,20 +19,6 @@ use pn_overlay::DropReason;
 use tokio::time::timeout;
 
 const LIMIT: Duration = Duration::from_secs(30);
-
-/// Some octets that do not repeat soon.
-fn octets(len: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed | 1;
-    let mut octets = Vec::with_capacity(len + 8);
-    while octets.len() < len {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        octets.extend(state.to_le_bytes());
-    }
-    octets.truncate(len);
-    octets
-}
 
 async fn attach(cluster: &Cluster, container: ContainerId) -> Namespace {
     let namespace = Namespace::new();
@@ -46,27 +29,6 @@ async fn attach(cluster: &Cluster, container: ContainerId) -> Namespace {
 
 fn address(cluster: &Cluster, container: ContainerId) -> Ipv4Addr {
     cluster.region.state().container(container).unwrap().address
-}
-
-/// Sends octets from one namespace to the other and checks what arrives.
-async fn transfer(from: &Namespace, to: &Namespace, address: Ipv4Addr, port: u16, len: usize) {
-    let listener = to.run(move || TcpListener::bind((address, port)).unwrap()).await;
-    let sent = octets(len, port.into());
-    let expected = sent.clone();
-    let receiver = to.spawn(move || {
-        let mut received = Vec::new();
-        listener.accept().unwrap().0.read_to_end(&mut received).unwrap();
-        received
-    });
-    let sender = from.spawn(move || {
-        let mut stream = TcpStream::connect_timeout(&(address, port).into(), LIMIT).unwrap();
-        stream.write_all(&sent).unwrap();
-        stream.shutdown(Shutdown::Write).unwrap();
-        stream.read_to_end(&mut Vec::new()).unwrap();
-    });
-    let joined = tokio::task::spawn_blocking(|| (sender.join().unwrap(), receiver.join().unwrap()));
-    let ((), received) = timeout(LIMIT, joined).await.expect("the transfer takes seconds").unwrap();
-    assert!(received == expected, "{} octets arrived of {len}, or others", received.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -316,76 +278,4 @@ fn behind(cluster: &Cluster, bridge: &Namespace, container: ContainerId, all: &[
         inside.ip(&["neighbour", "add", &other.to_string(), "lladdr", &mac, "dev", "eth0", "nud", "permanent"]);
     }
     inside
-}
-
-/// An underlay that loses one datagram of a hundred, delivers one twice, and one late.
-struct BadLink {
-    addresses: [SocketAddr; 2],
-    is_over: Arc<AtomicBool>,
-}
-
-impl BadLink {
-    /// Between two nodes: what arrives at the first address leaves from the second for the second node, and the other way.
-    fn between(nodes: [SocketAddr; 2]) -> Self {
-        let sockets = [0, 1].map(|_| UdpSocket::bind("127.0.0.1:0").unwrap());
-        let addresses = [0, 1].map(|n| sockets[n].local_addr().unwrap());
-        let is_over = Arc::new(AtomicBool::new(false));
-        for n in 0..2 {
-            let (from, to) = (sockets[n].try_clone().unwrap(), sockets[1 - n].try_clone().unwrap());
-            let (target, is_over) = (nodes[1 - n], Arc::clone(&is_over));
-            from.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
-            thread::spawn(move || {
-                let (mut buffer, mut late, mut state) = ([0; 2000], None::<Vec<u8>>, 7u32);
-                while !is_over.load(Ordering::Relaxed) {
-                    let Ok((len, _)) = from.recv_from(&mut buffer) else {
-                        continue;
-                    };
-                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                    let datagram = &buffer[..len];
-                    match (state >> 16) % 100 {
-                        0 => {}
-                        1 => (0..2).for_each(|_| drop(to.send_to(datagram, target))),
-                        2 if late.is_none() => late = Some(datagram.to_vec()),
-                        other => {
-                            drop(to.send_to(datagram, target));
-                            if other < 20
-                                && let Some(late) = late.take()
-                            {
-                                drop(to.send_to(&late, target));
-                            }
-                        }
-                    }
-                }
-            });
-        }
-        Self { addresses, is_over }
-    }
-}
-
-impl Drop for BadLink {
-    fn drop(&mut self) {
-        self.is_over.store(true, Ordering::Relaxed);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_an_underlay_loses_repeats_and_reorders_arrives_once_and_in_order() {
-    if !namespace::is_root() {
-        return;
-    }
-    let mut cluster = Cluster::start(2).await;
-    let (a, b) = (cluster.add(1, 1), cluster.add(1, 2));
-    let hosts = [0, 1].map(|n| cluster.region.state().node(cluster.region.nodes()[n].id).unwrap().clone());
-    let link = BadLink::between([hosts[0].underlay, hosts[1].underlay]);
-    for (n, mut host) in hosts.into_iter().enumerate() {
-        // Where the other node sends what is for this one.
-        host.underlay = link.addresses[1 - n];
-        cluster.change(Change::UpdateNode(host));
-    }
-    cluster.apply().await;
-    let (inside_a, inside_b) = (attach(&cluster, a).await, attach(&cluster, b).await);
-    transfer(&inside_a, &inside_b, address(&cluster, b), 80, 10_000_000).await;
-    transfer(&inside_b, &inside_a, address(&cluster, a), 80, 10_000_000).await;
-    let drops = cluster.region.nodes()[1].backend.drops();
-    assert!(drops.get(DropReason::Replay) > 0, "something was delivered twice");
 }

@@ -134,6 +134,47 @@ pub(crate) fn pour(to: SocketAddrV4, chunks: u64) -> io::Result<Value> {
     Ok(json!({ "octets": chunks * CHUNK as u64 }))
 }
 
+/// The most octets that a datagram has (over IPv4).
+pub(crate) const LARGEST: u16 = 65_507;
+
+/// Receives a datagram of each size from one octet on, compares it and says so to who sent it.
+pub(crate) fn measure(port: u16) -> io::Result<Value> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut buffer = vec![0; 1 << 16];
+    for size in 1..=LARGEST {
+        let (len, from) = socket.recv_from(&mut buffer)?;
+        if buffer[..len] != sized(size) {
+            return Ok(json!({ "right": size - 1 }));
+        }
+        socket.send_to(&size.to_be_bytes(), from)?;
+    }
+    Ok(json!({ "right": LARGEST }))
+}
+
+/// Sends a datagram of each size, each when the one before it has arrived.
+pub(crate) fn sizes(to: SocketAddrV4) -> io::Result<Value> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.connect(to)?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    for size in 1..=LARGEST {
+        socket.send(&sized(size))?;
+        let mut said = [0; 2];
+        if socket.recv(&mut said)? != 2 || said != size.to_be_bytes() {
+            return Err(io::Error::other(format!("{said:?} instead of {size}")));
+        }
+    }
+    Ok(json!({ "sent": LARGEST }))
+}
+
+/// Returns the datagram of a size.
+fn sized(size: u16) -> Vec<u8> {
+    let mut octets = vec![0; usize::from(size).next_multiple_of(8)];
+    Pattern(size.into()).fill(&mut octets);
+    octets.truncate(size.into());
+    octets
+}
+
 /// Returns the median and the 99th percentile in microseconds.
 pub(crate) fn percentiles(mut times: Vec<Duration>) -> Value {
     times.sort_unstable();

@@ -33,8 +33,8 @@ struct Options {
     /// Measure these systems alone, by name.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Measure these figures alone: tcp1, tcp4, udp64, lossless, rtt; or rekey, which waits until sessions are about to be
-    /// renewed, sends 10 GB and compares them.
+    /// Measure these figures alone: tcp1, tcp4, udp64, lossless, rtt; or sizes, which sends a datagram of every size there is
+    /// and compares it; or rekey, which waits until sessions are about to be renewed, sends 10 GB and compares them.
     #[arg(long, value_delimiter = ',', default_value = "tcp1,tcp4,udp64,lossless,rtt")]
     figures: Vec<String>,
     /// How often everything is measured.
@@ -46,6 +46,9 @@ struct Options {
     /// What the link between the nodes does for them.
     #[arg(long, value_enum, default_value = "offloads")]
     link: Link,
+    /// The congestion control of TCP, instead of the machine's own: cubic, bbr.
+    #[arg(long)]
+    congestion: Option<String>,
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -79,6 +82,10 @@ enum Part {
     Verify { port: u16 },
     /// Sends a pattern.
     Pour { to: SocketAddrV4, chunks: u64 },
+    /// Receives datagrams of every size and compares them.
+    Measure { port: u16 },
+    /// Sends datagrams of every size.
+    Sizes { to: SocketAddrV4 },
     /// Exchanges octets.
     Ping { to: SocketAddrV4, seconds: f64 },
 }
@@ -105,6 +112,8 @@ fn main() -> Result<(), Error> {
         Part::Echo { port } => load::echo(*port)?,
         Part::Verify { port } => load::verify(*port)?,
         Part::Pour { to, chunks } => load::pour(*to, *chunks)?,
+        Part::Measure { port } => load::measure(*port)?,
+        Part::Sizes { to } => load::sizes(*to)?,
         Part::Ping { to, seconds } => load::ping(*to, time(seconds))?,
     };
     if !said.is_null() {
@@ -148,7 +157,7 @@ fn harness(options: &Options) -> Result<(), Error> {
 }
 
 fn measure(system: System, options: &Options, scratch: &std::path::Path) -> Result<Figures, Error> {
-    let namespaces = Namespaces::new(options.link)?;
+    let namespaces = Namespaces::new(options.link, options.congestion.as_deref())?;
     let running = system.start(&namespaces, scratch)?;
     let mut figures = Figures::new();
     if system == System::InProcess {
@@ -176,6 +185,14 @@ fn measure(system: System, options: &Options, scratch: &std::path::Path) -> Resu
                     for (name, of) in [("rtt_p50_us", "p50_us"), ("rtt_p99_us", "p99_us")] {
                         figures.insert(name.into(), said[of].as_f64().unwrap_or(f64::NAN));
                     }
+                }
+                "sizes" => {
+                    let said = pair(&namespaces, &running, &["measure", PORT], |to| vec!["sizes".into(), to])?;
+                    let is_right = said.0["right"].as_u64() == Some(u64::from(load::LARGEST));
+                    if !is_right {
+                        return Err(format!("other datagrams arrived than were sent: {said:?}").into());
+                    }
+                    figures.insert("sizes".into(), load::LARGEST.into());
                 }
                 "rekey" => {
                     std::thread::sleep(SESSION.saturating_sub(Duration::from_secs(8)));
