@@ -20,7 +20,8 @@ pub const OVERHEAD: usize = 32;
 /// Buffers that handshake messages go into have at least this many octets: the longest of them, an initiation.
 pub(crate) const MIN_BUFFER: usize = 148;
 
-/// The first octet of a data message.
+/// The first octets of messages: what begins a handshake, and data.
+const INITIATION: u8 = 1;
 const DATA: u8 = 4;
 
 /// Handshake messages a second above which cookies are asked for. Each initiation is looked at twice, once to find its peer.
@@ -136,11 +137,21 @@ impl Identity {
 ///
 /// Buffers must hold the packet and [`OVERHEAD`], and [`MIN_BUFFER`] octets at least; boringtun panics otherwise, so every
 /// method checks.
+///
+/// boringtun's part takes 12 kB. It is there from the first message on that is sent or received, and goes when nobody wants it
+/// any more, so that a peer that is only known takes its key.
 pub(crate) struct Peer {
-    tunn: Box<Tunn>,
+    key: PublicKey,
+    index: u32,
+    tunn: Option<Box<Tunn>>,
     /// Whether packets may wait for a session.
     has_queued: bool,
+    /// How many ticks a handshake that nothing waits for has left; 0 where there is none.
+    patience: u8,
 }
+
+/// How many ticks a handshake that nothing waits for is given: as long as one takes until it is repeated.
+const PATIENCE: u8 = 20;
 
 impl fmt::Debug for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -150,19 +161,29 @@ impl fmt::Debug for Peer {
 
 impl Peer {
     /// Makes the state for a peer; `index` has 24 bits and is what the peer's messages name.
-    pub(crate) fn new(identity: &Identity, key: PublicKey, index: u32) -> Self {
-        let key = x25519::PublicKey::from(*key.as_bytes());
-        let limiter = Arc::clone(&identity.limiter);
-        let tunn = Tunn::new(identity.private.0.clone(), key, None, None, index, Some(limiter));
-        Self { tunn: Box::new(tunn), has_queued: false }
+    pub(crate) const fn new(key: PublicKey, index: u32) -> Self {
+        Self { key, index, tunn: None, has_queued: false, patience: 0 }
+    }
+
+    fn tunn(&mut self, identity: &Identity) -> &mut Tunn {
+        let Self { key, index, tunn, .. } = self;
+        tunn.get_or_insert_with(|| {
+            let (private, key) = (identity.private.0.clone(), x25519::PublicKey::from(*key.as_bytes()));
+            Box::new(Tunn::new(private, key, None, None, *index, Some(Arc::clone(&identity.limiter))))
+        })
     }
 
     /// Seals a packet. Without a session it is queued, and what is returned begins a handshake.
-    pub(crate) fn seal<'a>(&mut self, packet: &[u8], buffer: &'a mut [u8]) -> Result<Step<'a>, DropReason> {
+    pub(crate) fn seal<'a>(
+        &mut self,
+        identity: &Identity,
+        packet: &[u8],
+        buffer: &'a mut [u8],
+    ) -> Result<Step<'a>, DropReason> {
         if buffer.len() < MIN_BUFFER.max(packet.len() + OVERHEAD) {
             return Err(DropReason::TooBig);
         }
-        let result = step(self.tunn.encapsulate(packet, buffer));
+        let result = step(self.tunn(identity).encapsulate(packet, buffer));
         if !matches!(result, Ok(Step::Send([DATA, ..]))) {
             self.has_queued = true;
         }
@@ -172,6 +193,7 @@ impl Peer {
     /// Opens a message.
     pub(crate) fn open<'a>(
         &mut self,
+        identity: &Identity,
         from: IpAddr,
         datagram: &[u8],
         buffer: &'a mut [u8],
@@ -179,12 +201,15 @@ impl Peer {
         if datagram.is_empty() || buffer.len() < MIN_BUFFER.max(datagram.len()) {
             return Err(DropReason::NotWireGuard);
         }
-        step(self.tunn.decapsulate(Some(from), datagram, buffer))
+        if self.tunn.is_none() && datagram[0] != INITIATION {
+            return Err(DropReason::NoSession);
+        }
+        step(self.tunn(identity).decapsulate(Some(from), datagram, buffer))
     }
 
     /// Seals the next packet that was queued before there was a session.
     pub(crate) fn next_queued<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Step<'a>, DropReason> {
-        let result = step(self.tunn.decapsulate(None, &[], buffer));
+        let result = self.tunn.as_mut().map_or(Ok(Step::Done), |tunn| step(tunn.decapsulate(None, &[], buffer)));
         self.has_queued = matches!(result, Ok(Step::Send(_)));
         result
     }
@@ -194,15 +219,19 @@ impl Peer {
         self.has_queued && self.handshake_age().is_some()
     }
 
-    /// Begins a handshake, unless there is a session or one is under way.
-    pub(crate) fn begin<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Step<'a>, DropReason> {
+    /// Begins a handshake, unless there is a session or one is under way. It is given up after [`PATIENCE`] where there is
+    /// nothing to send by then.
+    pub(crate) fn begin<'a>(&mut self, identity: &Identity, buffer: &'a mut [u8]) -> Result<Step<'a>, DropReason> {
         if buffer.len() < MIN_BUFFER {
             return Err(DropReason::TooBig);
         }
         if self.handshake_age().is_some() {
             return Ok(Step::Done);
         }
-        step(self.tunn.format_handshake_initiation(buffer, false))
+        if self.tunn.is_none() {
+            self.patience = PATIENCE;
+        }
+        step(self.tunn(identity).format_handshake_initiation(buffer, false))
     }
 
     /// Does what is due: handshakes, rekeys, keepalives. To be called a few times a second.
@@ -210,9 +239,19 @@ impl Peer {
         if buffer.len() < MIN_BUFFER {
             return Err(DropReason::TooBig);
         }
-        let result = self.tunn.update_timers(buffer);
+        let Some(tunn) = &mut self.tunn else {
+            return Ok(Step::Done);
+        };
+        let is_over = self.patience == 1;
+        self.patience = self.patience.saturating_sub(1);
+        let result = if is_over && !self.has_queued && tunn.time_since_last_handshake().is_none() {
+            TunnResult::Err(WireGuardError::ConnectionExpired)
+        } else {
+            tunn.update_timers(buffer)
+        };
         if matches!(result, TunnResult::Err(WireGuardError::ConnectionExpired)) {
             // A state, not a failure: nobody answers, and the next packet to send begins anew.
+            (self.tunn, self.has_queued) = (None, false);
             return Ok(Step::Done);
         }
         step(result)
@@ -220,7 +259,7 @@ impl Peer {
 
     /// Returns how long ago the session in use was agreed upon; `None` without one.
     pub(crate) fn handshake_age(&self) -> Option<Duration> {
-        self.tunn.time_since_last_handshake()
+        self.tunn.as_ref()?.time_since_last_handshake()
     }
 }
 
@@ -279,12 +318,32 @@ mod tests {
     #[test]
     fn short_buffers_are_refused_before_boringtun_panics() {
         let identity = Identity::new(PrivateKey::from_bytes([1; 32]));
-        let mut peer = Peer::new(&identity, PrivateKey::from_bytes([2; 32]).public_key(), 1);
+        let mut peer = Peer::new(PrivateKey::from_bytes([2; 32]).public_key(), 1);
         for len in [0, 31, 147] {
-            assert!(peer.seal(&[0; 20], &mut vec![0; len]).is_err());
+            assert!(peer.seal(&identity, &[0; 20], &mut vec![0; len]).is_err());
+            assert!(peer.begin(&identity, &mut vec![0; len]).is_err());
             assert!(peer.tick(&mut vec![0; len]).is_err());
         }
-        assert!(peer.seal(&[0; 1400], &mut [0; 1400]).is_err());
-        assert!(peer.open(IpAddr::from([127, 0, 0, 1]), &[4; 200], &mut [0; 199]).is_err());
+        assert!(peer.seal(&identity, &[0; 1400], &mut [0; 1400]).is_err());
+        assert!(peer.open(&identity, IpAddr::from([127, 0, 0, 1]), &[4; 200], &mut [0; 199]).is_err());
+    }
+
+    #[test]
+    fn a_handshake_that_nothing_waits_for_is_given_up() {
+        let identity = Identity::new(PrivateKey::from_bytes([1; 32]));
+        let mut buffer = [0; 200];
+        for has_packet in [false, true] {
+            let mut peer = Peer::new(PrivateKey::from_bytes([2; 32]).public_key(), 1);
+            assert!(matches!(peer.begin(&identity, &mut buffer), Ok(Step::Send([INITIATION, ..]))));
+            assert!(matches!(peer.begin(&identity, &mut buffer), Ok(Step::Done)));
+            if has_packet {
+                assert!(matches!(peer.seal(&identity, &[0x45; 20], &mut buffer), Ok(Step::Done)));
+            }
+            for _ in 0..PATIENCE {
+                assert!(peer.tunn.is_some());
+                peer.tick(&mut buffer).unwrap();
+            }
+            assert_eq!(peer.tunn.is_some(), has_packet);
+        }
     }
 }

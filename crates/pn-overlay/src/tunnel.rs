@@ -3,7 +3,7 @@
 use core::fmt;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use ipnet::IpNet;
 use pn_core::{NodeId, PublicKey};
@@ -42,11 +42,15 @@ pub struct PeerStatus {
 /// The tunnels of a node.
 ///
 /// Inputs are packets to send ([`seal`](Self::seal)), datagrams that arrived ([`open`](Self::open)) and the passing of time
-/// ([`tick`](Self::tick)); all may append datagrams to an [`Outbox`], which the caller sends. Sessions are made when there is
-/// something to send, and packets wait for them in bounded queues. Nothing is ever sent in clear.
+/// ([`tick`](Self::tick)); all may append datagrams to an [`Outbox`], which the caller sends. Sessions are made with peers that
+/// are new, some at each tick, so that a node that was restarted is soon believed by those who hold sessions with what it was
+/// before; and with others when there is something to send, which waits for them in bounded queues. Nothing is ever sent in clear.
 pub struct Tunnel {
     identity: Identity,
     peers: Vec<Option<Entry>>,
+    /// The keys of peers that no handshake was begun with, each mixed with this node's: in an order of its own, so that nodes
+    /// that start together do not all begin with the same peer.
+    unmet: BTreeSet<[u8; 32]>,
     /// Places in `peers` that are free.
     free: Vec<u32>,
     by_key: HashMap<PublicKey, u32>,
@@ -69,11 +73,13 @@ struct Entry {
 /// Peers are told apart by 24 bits of the index that their messages name.
 const MAX_PEERS: u32 = 1 << 24;
 
-/// The first octet of a cookie reply.
+/// The first octets of messages.
+const INITIATION: u8 = 1;
 const COOKIE: u8 = 3;
-
-/// The first octet of a data message.
 const DATA: u8 = 4;
+
+/// Handshakes with new peers that are begun at each tick. With as many from others it is less than what asks for cookies.
+const GREETINGS: usize = 16;
 
 /// The longest datagram UDP carries.
 const MAX_DATAGRAM: usize = 65_535;
@@ -91,6 +97,7 @@ impl Tunnel {
         Self {
             identity: Identity::new(private_key),
             peers: Vec::new(),
+            unmet: BTreeSet::new(),
             free: Vec::new(),
             by_key: HashMap::new(),
             by_underlay: HashMap::new(),
@@ -138,6 +145,7 @@ impl Tunnel {
         let Some(index) = self.by_key.remove(public_key) else {
             return false;
         };
+        self.unmet.remove(&self.mixed(public_key));
         if let Some(entry) = self.peers[index as usize].take() {
             self.allowed.remove(IpNet::from(entry.config.tunnel_address), index);
             forget(&mut self.by_underlay, entry.config.underlay, index);
@@ -169,7 +177,8 @@ impl Tunnel {
     /// [`DropReason::NoRoute`] where no peer has it.
     pub fn sealer(&mut self, to: IpAddr) -> Result<Sealer<'_>, DropReason> {
         let index = self.allowed.owner(to).ok_or(DropReason::NoRoute)?;
-        Ok(Sealer(self.peers[index as usize].as_mut().expect("routes lead to peers")))
+        let entry = self.peers[index as usize].as_mut().expect("routes lead to peers");
+        Ok(Sealer { entry, identity: &self.identity })
     }
 
     /// Opens a datagram from the underlay. `Some` is an IP packet of a peer, whose source address is the peer's own.
@@ -184,7 +193,7 @@ impl Tunnel {
     ) -> Result<Option<(NodeId, UdpPacket<'_>)>, DropReason> {
         let Self { identity, peers, by_key, by_underlay, buffer, .. } = self;
         let opened = open(identity, peers, by_key, (from, datagram), out, buffer);
-        opened.inspect_err(|_| begin(peers, by_underlay, (from, datagram), out))
+        opened.inspect_err(|_| begin(identity, peers, by_underlay, (from, datagram), out))
     }
 
     /// Opens a datagram as [`open`](Self::open) does, into a buffer of at least the datagram's length and 148 octets.
@@ -200,17 +209,33 @@ impl Tunnel {
     ) -> Result<Option<(NodeId, UdpPacket<'a>)>, DropReason> {
         let Self { identity, peers, by_key, by_underlay, .. } = self;
         let opened = open(identity, peers, by_key, (from, datagram), out, buffer);
-        opened.inspect_err(|_| begin(peers, by_underlay, (from, datagram), out))
+        opened.inspect_err(|_| begin(identity, peers, by_underlay, (from, datagram), out))
     }
 
-    /// Does what is due for every peer: handshakes, rekeys, keepalives. To be called about four times a second.
+    /// Does what is due for every peer: handshakes, rekeys, keepalives. To be called about four times a second, and where
+    /// peers were added.
     pub fn tick(&mut self, out: &mut Outbox) {
         self.identity.reset_rate_limit();
+        for _ in 0..GREETINGS {
+            let Some(mixed) = self.unmet.pop_first() else {
+                break;
+            };
+            let index = self.by_key.get(&PublicKey::new(self.mixed(&PublicKey::new(mixed))));
+            if let Some(entry) = index.and_then(|index| self.peers.get_mut(*index as usize)?.as_mut()) {
+                entry.begin(&self.identity, out);
+            }
+        }
         for entry in self.peers.iter_mut().flatten() {
             let Entry { peer, endpoint, .. } = entry;
             // A peer that cannot go on now is asked again at the next tick.
             let _: Result<(), DropReason> = send(out, *endpoint, MIN_BUFFER, |buffer| peer.tick(buffer));
         }
+    }
+
+    /// Returns a key mixed with this node's, or one that was mixed as it was.
+    fn mixed(&self, key: &PublicKey) -> [u8; 32] {
+        let own = self.public_key();
+        core::array::from_fn(|n| key.as_bytes()[n] ^ own.as_bytes()[n])
     }
 
     fn insert(&mut self, config: PeerConfig) -> u32 {
@@ -219,16 +244,20 @@ impl Tunnel {
             let index = u32::try_from(self.peers.len() - 1).ok();
             index.filter(|index| *index < MAX_PEERS).expect("a node has fewer than 2^24 peers")
         });
-        let peer = Peer::new(&self.identity, config.public_key, index);
+        let peer = Peer::new(config.public_key, index);
         self.peers[index as usize] = Some(Entry { config, endpoint: config.underlay, is_owner: false, peer });
         self.by_key.insert(config.public_key, index);
+        self.unmet.insert(self.mixed(&config.public_key));
         index
     }
 }
 
 /// Seals packets for one peer.
 #[derive(Debug)]
-pub struct Sealer<'a>(&'a mut Entry);
+pub struct Sealer<'a> {
+    entry: &'a mut Entry,
+    identity: &'a Identity,
+}
 
 impl Sealer<'_> {
     /// Seals an IP packet.
@@ -236,12 +265,19 @@ impl Sealer<'_> {
     /// # Errors
     /// Why it was dropped.
     pub fn seal(&mut self, packet: &[u8], out: &mut Outbox) -> Result<(), DropReason> {
-        let Entry { peer, endpoint, .. } = &mut *self.0;
-        send(out, *endpoint, packet.len() + OVERHEAD, |buffer| peer.seal(packet, buffer))
+        let Entry { peer, endpoint, .. } = &mut *self.entry;
+        send(out, *endpoint, packet.len() + OVERHEAD, |buffer| peer.seal(self.identity, packet, buffer))
     }
 }
 
 impl Entry {
+    /// Begins a handshake, unless there is a session or one is under way.
+    fn begin(&mut self, identity: &Identity, out: &mut Outbox) {
+        let Self { peer, endpoint, .. } = self;
+        // Where nothing can be sent now, the next packet or datagram asks again.
+        let _: Result<(), DropReason> = send(out, *endpoint, MIN_BUFFER, |buffer| peer.begin(identity, buffer));
+    }
+
     /// Sends what was queued while there was no session.
     fn flush(&mut self, out: &mut Outbox) -> Result<(), DropReason> {
         let Self { peer, endpoint, .. } = self;
@@ -262,15 +298,15 @@ fn forget(by_underlay: &mut HashMap<SocketAddr, u32>, underlay: SocketAddr, inde
 /// Begins a handshake with a peer that sends data of a session that is not there, as it does after this node was restarted:
 /// it would notice by itself only after 15 s.
 fn begin(
+    identity: &Identity,
     peers: &mut [Option<Entry>],
     by_underlay: &HashMap<SocketAddr, u32>,
     (from, datagram): (SocketAddr, &[u8]),
     out: &mut Outbox,
 ) {
     let peer = by_underlay.get(&from).filter(|_| datagram.first() == Some(&DATA));
-    if let Some(Entry { peer, endpoint, .. }) = peer.and_then(|index| peers.get_mut(*index as usize)?.as_mut()) {
-        // Where nothing can be sent now, the next datagram asks again.
-        let _: Result<(), DropReason> = send(out, *endpoint, MIN_BUFFER, |buffer| peer.begin(buffer));
+    if let Some(entry) = peer.and_then(|index| peers.get_mut(*index as usize)?.as_mut()) {
+        entry.begin(identity, out);
     }
 }
 
@@ -296,10 +332,10 @@ fn open<'a>(
         Err(Err(reason)) => return Err(reason),
     };
     let entry = peers.get_mut(index as usize).and_then(Option::as_mut).ok_or(DropReason::UnknownPeer)?;
-    let step = entry.peer.open(from.ip(), datagram, buffer)?;
-    // What is authentic says where the peer is. A cookie is not, nor is what is answered with one: who knows the public
-    // keys makes both.
-    let is_authentic = datagram.first() != Some(&COOKIE) && !matches!(step, Step::Send([COOKIE, ..]));
+    let step = entry.peer.open(identity, from.ip(), datagram, buffer)?;
+    // What is authentic and new says where the peer is. A cookie is not, nor is what is answered with one: who knows the public
+    // keys makes both. An initiation may be an old one; what its sender makes of the answer cannot be.
+    let is_authentic = !matches!(datagram, [INITIATION | COOKIE, ..]) && !matches!(step, Step::Send([COOKIE, ..]));
     if is_authentic {
         entry.endpoint = from;
     }

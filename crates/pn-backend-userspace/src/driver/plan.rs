@@ -93,12 +93,15 @@ impl Driver {
 
     fn set_peers(&mut self, plan: &NodePlan) {
         for node in plan.peers.values() {
-            self.tunnel.set_peer(PeerConfig {
+            let is_new = self.tunnel.set_peer(PeerConfig {
                 node: node.id,
                 public_key: node.public_key,
                 underlay: node.underlay,
                 tunnel_address: node.tunnel_address,
             });
+            if is_new {
+                self.next_tick = self.now();
+            }
         }
         let wanted: BTreeSet<_> = plan.peers.values().map(|node| node.public_key).collect();
         let gone: Vec<_> = self.tunnel.peers().map(|status| status.config.public_key).collect();

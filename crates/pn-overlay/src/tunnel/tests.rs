@@ -204,6 +204,62 @@ fn a_node_that_was_restarted_begins_where_a_peer_still_believes_in_the_old_sessi
 }
 
 #[test]
+fn a_node_that_was_restarted_is_believed_at_once_by_who_waits_for_it() {
+    let (mut a, mut b) = pair();
+    a.seal(2, b"before").unwrap();
+    assert_eq!(settle(&mut a, &mut b).1, [b"before"]);
+    // While b is away a forgets its session and begins a handshake, which it would repeat after 5 s.
+    a.tunnel.remove_peer(&b.config.public_key);
+    a.tunnel.set_peer(b.config);
+    a.seal(2, b"while it was away").unwrap();
+    assert_eq!(a.take().len(), 1);
+
+    let mut b = side(2);
+    b.tunnel.set_peer(a.config);
+    b.tunnel.tick(&mut b.out);
+    assert_eq!(settle(&mut a, &mut b).1, [b"while it was away"]);
+    b.seal(1, b"back").unwrap();
+    assert_eq!(settle(&mut a, &mut b).0, [b"back"]);
+}
+
+#[test]
+fn k10_handshakes_with_many_new_peers_are_spread_and_every_node_begins_elsewhere() {
+    let order = |own: u8| {
+        let (mut node, mut order) = (side(own), Vec::new());
+        for n in 10..110 {
+            node.tunnel.set_peer(side(n).config);
+        }
+        let gone = side(50).config.public_key;
+        node.tunnel.remove_peer(&gone);
+        while order.len() < 99 {
+            node.tunnel.tick(&mut node.out);
+            assert!(node.out.len() <= 16 && !node.out.is_empty());
+            order.extend(node.out.iter().map(|(to, _)| to));
+            node.out.clear();
+        }
+        order
+    };
+    let (first, second) = (order(1), order(2));
+    assert_ne!(first, second);
+    let distinct: std::collections::HashSet<_> = first.iter().collect();
+    assert_eq!(distinct.len(), 99, "every peer once");
+}
+
+#[test]
+fn an_initiation_that_is_played_again_moves_nobody() {
+    let (mut a, b) = pair();
+    a.seal(2, b"hello").unwrap();
+    let initiation = a.take().remove(0);
+    // It remembers nothing of what it was, as after a restart or after long silence.
+    let mut b = Side { tunnel: Tunnel::new(PrivateKey::from_bytes([2; 32])), ..b };
+    b.tunnel.set_peer(a.config);
+    let elsewhere = PeerConfig { underlay: SocketAddr::from(([203, 0, 113, 66], 666)), ..a.config };
+    assert_eq!(b.open(&elsewhere, &initiation), Ok(None));
+    assert_eq!(b.out.iter().next().unwrap().0, elsewhere.underlay, "who asked is answered");
+    assert_eq!(endpoint(&b), a.config.underlay);
+}
+
+#[test]
 fn k6_a_peer_is_changed_in_place() {
     let (mut a, mut b) = pair();
     a.seal(2, b"first").unwrap();
