@@ -11,11 +11,13 @@ use pn_core::{
     BackendError, Capabilities, ContainerId, Encryption, ErrorKind, KeyScope, NetworkId, NodeId, NodePlan, PublicKey,
     Report, Resolver,
 };
+use pn_dns::OtherNames;
 use pn_overlay::{DropCounters, PeerStatus, PrivateKey, Tunnel};
 use tokio::sync::oneshot;
 
 use crate::driver::{Command, Commands, Driver, Shared};
 use crate::port::Port;
+use crate::resolver::Answerer;
 use crate::tap::UnderlayTap;
 use crate::tun::{Interface, TapPort, Tun, TunPort};
 use crate::underlay::Underlay;
@@ -41,6 +43,7 @@ pub struct Builder {
     listen: SocketAddr,
     private_key: Option<PrivateKey>,
     resolver: Option<Arc<dyn Resolver>>,
+    other_names: Option<Arc<dyn OtherNames>>,
     tap: Option<Arc<dyn UnderlayTap>>,
 }
 
@@ -60,6 +63,12 @@ impl Builder {
     /// Sets who answers the DNS queries that containers send to their resolver's address. Without it, nobody does.
     pub fn resolver(mut self, resolver: Arc<dyn Resolver>) -> Self {
         self.resolver = Some(resolver);
+        self
+    }
+
+    /// Sets who answers queries for names that are not ours. Without it, they are refused.
+    pub fn other_names(mut self, other_names: Arc<dyn OtherNames>) -> Self {
+        self.other_names = Some(other_names);
         self
     }
 
@@ -100,7 +109,9 @@ impl Builder {
         let (commands, receiver) = Commands::new(Arc::clone(&shared));
         let tunnel = Tunnel::new(private_key);
         let public_key = tunnel.public_key();
-        let driver = Driver::new(underlay, tunnel, self.resolver, self.tap, Arc::clone(&shared), receiver);
+        let other_names = self.other_names;
+        let answerer = self.resolver.map(|resolver| Answerer { resolver, other_names });
+        let driver = Driver::new(underlay, tunnel, answerer, self.tap, Arc::clone(&shared), receiver);
         let driver = driver.map_err(driver_failed)?;
         let thread = thread::Builder::new().name("pn-driver".to_owned());
         thread.spawn(move || driver.run()).map_err(driver_failed)?;
@@ -130,7 +141,7 @@ impl UserspaceBackend {
     /// Begins to describe the backend of a node.
     pub fn builder(node: NodeId) -> Builder {
         let listen = SocketAddr::from(([0, 0, 0, 0], 0));
-        Builder { node, listen, private_key: None, resolver: None, tap: None }
+        Builder { node, listen, private_key: None, resolver: None, other_names: None, tap: None }
     }
 
     /// Returns the underlay address it receives on.

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Instant;
 
 use pn_core::backend::Observed;
-use pn_core::{BackendError, ContainerId, Generation, NetworkId, NodeId, NodePlan, Report, Resolver};
+use pn_core::{BackendError, ContainerId, Generation, NetworkId, NodeId, NodePlan, Report};
 use pn_overlay::{Admitted, DropCounters, Outbox, PeerStatus, Tunnel, Vtep, Wrap};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::offload::Coalescer;
 use crate::port::{Owner, Port, PortInner};
+use crate::resolver::Answerer;
 use crate::tap::UnderlayTap;
 use crate::tun::{Interface, Tun};
 use crate::underlay::Underlay;
@@ -101,7 +102,7 @@ impl Drop for Commands {
 pub(crate) struct Driver {
     underlay: Underlay,
     tunnel: Tunnel,
-    resolver: Option<Arc<dyn Resolver>>,
+    answerer: Option<Answerer>,
     tap: Option<Arc<dyn UnderlayTap>>,
     shared: Arc<Shared>,
     commands: mpsc::UnboundedReceiver<Command>,
@@ -114,7 +115,7 @@ pub(crate) struct Driver {
     tuns: Vec<Option<Attached>>,
     tun_of: HashMap<ContainerId, usize>,
     tap_of: HashMap<NetworkId, usize>,
-    /// The tasks that answer DNS over TCP, by network.
+    /// The tasks that answer DNS where it takes a while, by network.
     resolvers: BTreeMap<NetworkId, tokio::task::AbortHandle>,
     /// Stacks that have something to do.
     due: VecDeque<Arc<PortInner>>,
@@ -224,7 +225,7 @@ impl Driver {
     pub(crate) fn new(
         underlay: Underlay,
         tunnel: Tunnel,
-        resolver: Option<Arc<dyn Resolver>>,
+        answerer: Option<Answerer>,
         tap: Option<Arc<dyn UnderlayTap>>,
         shared: Arc<Shared>,
         commands: mpsc::UnboundedReceiver<Command>,
@@ -236,7 +237,7 @@ impl Driver {
         Ok(Self {
             underlay,
             tunnel,
-            resolver,
+            answerer,
             tap,
             shared,
             commands,

@@ -55,7 +55,7 @@ pub use hosts_file::HostsFile;
 #[cfg(feature = "peers")]
 pub use messages::{PeerError, TsigAlgorithm, TsigKey, TsigKeyError};
 pub use names::{Freshness, Names};
-pub use other_names::{OtherNames, Transfers};
+pub use other_names::{OtherNames, Transfers, is_for_others};
 pub use rcode::Rcode;
 #[cfg(feature = "server")]
 pub use server::{DnsServer, DnsServerBuilder, RateLimit, serve_stream};

@@ -6,6 +6,9 @@ use core::net::SocketAddr;
 use async_trait::async_trait;
 use pn_core::{NetworkId, Transport};
 
+use crate::rcode::Rcode;
+use crate::wire::{Header, Query, QueryType};
+
 /// Answers for names that are not ours: neither beneath `private-network.internal.` nor in the reverse zones of the asker's
 /// network. Where a server has none, such names are REFUSED.
 ///
@@ -20,6 +23,17 @@ use pn_core::{NetworkId, Transport};
 pub trait OtherNames: fmt::Debug + Send + Sync {
     /// Answers one query, a DNS message without TCP's length prefix. `None` means silence.
     async fn answer(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>>;
+}
+
+/// Returns whether a query is one for [`OtherNames`], as the reply of a [`Resolver`](pn_core::Resolver) says: it refuses what is
+/// well-formed and could be answered by somebody.
+#[must_use]
+pub fn is_for_others(query: &[u8], reply: &[u8]) -> bool {
+    let is_refused = reply.get(3).is_some_and(|flags| flags & 0xf == Rcode::Refused as u8);
+    is_refused
+        && Header::of_query(query)
+            .and_then(|header| Query::parse(header, query).ok())
+            .is_some_and(|query| query.is_internet() && query.query_type() != QueryType::Transfer && !query.is_signed())
 }
 
 /// Hands whole zones to secondaries. Where a server has none, transfers are REFUSED.

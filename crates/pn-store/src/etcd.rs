@@ -1,13 +1,16 @@
 //! A store in an etcd cluster. This file alone names `etcd_client`.
 
+use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use etcd_client::{
     Certificate, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, Error, GetOptions, Identity, KeyValue,
     PutOptions, TlsOptions, Txn, TxnOp, TxnOpResponse, WatchOptions, WatchResponse, WatchStream,
 };
+use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use crate::{
@@ -57,12 +60,22 @@ impl core::fmt::Debug for Tls {
 
 /// A store in an etcd cluster, version 3.4 or newer (feature `etcd`). Clones share connections.
 ///
-/// Every call is answered within [`EtcdStore::PATIENCE`] or fails as
-/// [`Unavailable`](StoreErrorKind::Unavailable). A watch ends when its connection does, so that whoever follows knows.
+/// One member of the cluster is asked at a time; where it cannot be reached, the next one is. Every member answers a call within
+/// [`EtcdStore::PATIENCE`], or the call fails as [`Unavailable`](StoreErrorKind::Unavailable). A watch ends when its connection
+/// does, so that whoever follows knows.
 #[derive(Clone)]
 pub struct EtcdStore {
-    client: Client,
+    members: Arc<[Member]>,
+    /// The number of the member that is asked.
+    current: Arc<AtomicUsize>,
+    options: ConnectOptions,
     endpoints: String,
+}
+
+/// One of the servers of a cluster, with a connection of its own: a client of many would go on asking one that is gone.
+struct Member {
+    url: String,
+    client: OnceCell<Client>,
 }
 
 impl core::fmt::Debug for EtcdStore {
@@ -101,27 +114,80 @@ impl EtcdStore {
             connect = connect.with_tls(with);
         }
         let named = endpoints.join(",");
-        let endpoints: Vec<String> = endpoints.iter().map(|endpoint| format!("{scheme}://{endpoint}")).collect();
-        let client = within("connect to", &named, Client::connect(endpoints, Some(connect))).await?;
-        let store = Self { client, endpoints: named };
+        let member = |endpoint: &String| Member { url: format!("{scheme}://{endpoint}"), client: OnceCell::new() };
+        let store = Self {
+            members: endpoints.iter().map(member).collect(),
+            current: Arc::default(),
+            options: connect,
+            endpoints: named,
+        };
         // A client is made without asking anybody, so ask.
-        let mut kv = store.client.kv_client();
-        within("connect to", &store.endpoints, kv.get("\0", Some(GetOptions::new().with_limit(1).with_keys_only())))
+        let options = || Some(GetOptions::new().with_limit(1).with_keys_only());
+        store
+            .ask("connect to", &store.endpoints, |client| async move { client.kv_client().get("\0", options()).await })
             .await?;
         Ok(store)
     }
+
+    /// Asks the member that was asked last, and the others where it and they were not reached; a call that may have arrived is
+    /// made once.
+    async fn ask<T, F: Future<Output = Result<T, Error>> + Send>(
+        &self,
+        operation: &'static str,
+        object: &str,
+        call: impl Fn(Client) -> F,
+    ) -> Result<T, StoreError> {
+        let mut tries = self.members.len();
+        loop {
+            let number = self.current.load(Ordering::Relaxed);
+            let member = self
+                .members
+                .get(number % self.members.len().max(1))
+                .ok_or_else(|| StoreError::new(StoreErrorKind::Invalid, operation, "a cluster without members"))?;
+            let answer = async {
+                let connect = || Client::connect([&member.url], Some(self.options.clone()));
+                let client = member.client.get_or_try_init(connect).await.map_err(|error| (error, true))?;
+                call(client.clone()).await.map_err(|error| {
+                    let was_not_reached = was_not_reached(&error);
+                    (error, was_not_reached)
+                })
+            };
+            let (failed, was_not_reached) = match timeout(Self::PATIENCE, answer).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err((source, was_not_reached))) => (error(source, operation, object), was_not_reached),
+                Err(elapsed) => {
+                    (StoreError::new(StoreErrorKind::Unavailable, operation, object).with_source(elapsed), false)
+                }
+            };
+            if failed.kind() != StoreErrorKind::Unavailable {
+                return Err(failed);
+            }
+            // Whoever was as unlucky has turned to the next one already.
+            let next = number.wrapping_add(1);
+            let _ = self.current.compare_exchange(number, next, Ordering::Relaxed, Ordering::Relaxed);
+            tries -= 1;
+            if !was_not_reached || tries == 0 {
+                return Err(failed);
+            }
+        }
+    }
 }
 
-/// Waits for an answer, but not for ever.
-async fn within<T>(
-    operation: &'static str,
-    object: &str,
-    answer: impl Future<Output = Result<T, Error>>,
-) -> Result<T, StoreError> {
-    match timeout(EtcdStore::PATIENCE, answer).await {
-        Ok(answer) => answer.map_err(|source| error(source, operation, object)),
-        Err(elapsed) => Err(StoreError::new(StoreErrorKind::Unavailable, operation, object).with_source(elapsed)),
+/// Returns whether a call failed before anything of it was sent.
+fn was_not_reached(error: &Error) -> bool {
+    let Error::GRpcStatus(status) = error else { return matches!(error, Error::TransportError(_)) };
+    let mut source = std::error::Error::source(status);
+    while let Some(cause) = source {
+        if let Some(error) = cause.downcast_ref::<std::io::Error>() {
+            use std::io::ErrorKind;
+            return matches!(
+                error.kind(),
+                ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable
+            );
+        }
+        source = cause.source();
     }
+    false
 }
 
 fn error(source: Error, operation: &'static str, object: &str) -> StoreError {
@@ -217,7 +283,13 @@ impl Store for EtcdStore {
                 options = options.with_revision(signed(reading.revision));
             }
             let gets: Vec<TxnOp> = keys.iter().map(|key| TxnOp::get(key.as_str(), Some(options.clone()))).collect();
-            let response = within("get", named, self.client.kv_client().txn(Txn::new().and_then(gets))).await?;
+            let gets = Txn::new().and_then(gets);
+            let response = self
+                .ask("get", named, |client| {
+                    let gets = gets.clone();
+                    async move { client.kv_client().txn(gets).await }
+                })
+                .await?;
             let revision = number(response.header().map_or(0, etcd_client::ResponseHeader::revision));
             let reading = reading.get_or_insert_with(|| Reading { revision, entries: Vec::new() });
             for response in response.op_responses() {
@@ -235,8 +307,12 @@ impl Store for EtcdStore {
         if let Some(at) = listing.at {
             options = options.with_revision(signed(at).max(1));
         }
-        let mut kv = self.client.kv_client();
-        let response = within("list", listing.prefix.as_str(), kv.get(octets(&listing.start()), Some(options))).await?;
+        let (prefix, start) = (listing.prefix.as_str(), octets(&listing.start()));
+        let get = |client: Client| {
+            let (start, options) = (start.clone(), options.clone());
+            async move { client.kv_client().get(start, Some(options)).await }
+        };
+        let response = self.ask("list", prefix, get).await?;
         let current = number(response.header().map_or(0, etcd_client::ResponseHeader::revision));
         let entries = response.kvs().iter().map(entry).collect::<Result<_, _>>()?;
         Ok(Page { revision: listing.at.unwrap_or(current), entries, is_last: !response.more() })
@@ -248,7 +324,11 @@ impl Store for EtcdStore {
         let compares: Vec<Compare> = transaction.preconditions.iter().map(compare).collect();
         let operations: Vec<TxnOp> = transaction.operations.into_iter().map(operation).collect();
         let transaction = Txn::new().when(compares).and_then(operations);
-        let response = within("commit", &object, self.client.kv_client().txn(transaction)).await?;
+        let commit = |client: Client| {
+            let transaction = transaction.clone();
+            async move { client.kv_client().txn(transaction).await }
+        };
+        let response = self.ask("commit", &object, commit).await?;
         if !response.succeeded() {
             return Ok(Outcome::Refused);
         }
@@ -261,9 +341,15 @@ impl Store for EtcdStore {
             .with_start_revision(signed(from).max(1))
             .with_prev_key()
             .with_progress_notify();
-        let mut client = self.client.watch_client();
-        let mut stream = within("watch", prefix.as_str(), client.watch(octets(prefix.as_str()), Some(options))).await?;
-        let created = within("watch", prefix.as_str(), stream.message()).await?;
+        // The first answer belongs to it: a member that is gone does not give one.
+        let watch = |client: Client| {
+            let (start, options) = (octets(prefix.as_str()), options.clone());
+            async move {
+                let mut stream = client.watch_client().watch(start, Some(options)).await?;
+                Ok((stream.message().await?, stream))
+            }
+        };
+        let (created, stream) = self.ask("watch", prefix.as_str(), watch).await?;
         let closed = |kind| StoreError::new(kind, "watch", prefix);
         let created = created.ok_or_else(|| closed(StoreErrorKind::Closed))?;
         check(&created, prefix)?;
@@ -277,18 +363,22 @@ impl Store for EtcdStore {
 
     async fn grant(&self, ttl: Duration) -> Result<Lease, StoreError> {
         let seconds = i64::try_from(ttl.as_millis().div_ceil(1000)).unwrap_or(i64::MAX).max(1);
-        let response = within("grant", "a lease", self.client.lease_client().grant(seconds, None)).await?;
+        let response = self
+            .ask("grant", "a lease", |client| async move { client.lease_client().grant(seconds, None).await })
+            .await?;
         let ttl = Duration::from_secs(u64::try_from(response.ttl()).unwrap_or(0));
         Ok(Lease { id: LeaseId(response.id()), ttl })
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
-        within("keep alive", &lease.to_string(), self.client.lease_client().keep_alive(lease.0)).await?;
+        let keep = |client: Client| async move { client.lease_client().keep_alive(lease.0).await };
+        self.ask("keep alive", &lease.to_string(), keep).await?;
         Ok(())
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        match within("revoke", &lease.to_string(), self.client.lease_client().revoke(lease.0)).await {
+        let revoke = |client: Client| async move { client.lease_client().revoke(lease.0).await };
+        match self.ask("revoke", &lease.to_string(), revoke).await {
             Err(error) if error.kind() == StoreErrorKind::LeaseEnded => Ok(()),
             answer => answer.map(drop),
         }
@@ -296,7 +386,8 @@ impl Store for EtcdStore {
 
     async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
         let object = format!("revision {revision}");
-        match within("compact", &object, self.client.kv_client().compact(signed(revision), None)).await {
+        let compact = |client: Client| async move { client.kv_client().compact(signed(revision), None).await };
+        match self.ask("compact", &object, compact).await {
             // It is compacted already.
             Err(error) if error.kind() == StoreErrorKind::Compacted => Ok(()),
             answer => answer.map(drop),

@@ -167,12 +167,13 @@ pub(crate) fn recall() -> Key {
     key("recall")
 }
 
-pub(crate) fn seen(node: NodeId) -> Key {
-    key(&format!("seen/{node}/"))
+/// Returns where one node is asked what it has, as all are by [`recall`].
+pub(crate) fn recall_of(node: NodeId) -> Key {
+    key(&format!("recall/{node}"))
 }
 
-pub(crate) fn all_seen() -> Key {
-    key("seen/")
+pub(crate) fn seen(node: NodeId) -> Key {
+    key(&format!("seen/{node}/"))
 }
 
 /// What decides whether a project is as it was read: every change of it writes it anew.
@@ -244,6 +245,12 @@ pub(crate) fn id<T: FromStr<Err: Display>>(entry: &Entry) -> Result<T, RegistryE
 /// Reads the id that follows a prefix.
 pub(crate) fn id_in<T: FromStr>(key: &Key, prefix: &Key) -> Option<T> {
     key.strip_prefix(prefix)?.split('/').next()?.parse().ok()
+}
+
+/// Returns the nodes that are alive, as entries beneath [`nodes`] say.
+pub(crate) fn alive_among(entries: &[Entry]) -> BTreeSet<NodeId> {
+    let node = |entry: &Entry| id_in(&entry.key, &nodes()).filter(|node| entry.key == alive(*node));
+    entries.iter().filter_map(node).collect()
 }
 
 /// Which project apps and networks belong to.

@@ -13,8 +13,10 @@ mod follower;
 mod key;
 mod layout;
 mod memory;
+mod plans;
 mod prefixed;
 mod rebuild;
+mod recall;
 mod registry;
 mod session;
 #[cfg(feature = "sqlite")]

@@ -3,14 +3,12 @@
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
-use pn_core::{
-    App, AppId, Container, Formation, Generation, Label, Node, NodeId, NodePlan, Phase, Project, Record, State,
-    Timestamp,
-};
+use pn_core::{App, Container, Formation, Generation, Node, NodeId, Record, State};
 use tokio::time::{Instant, sleep};
 
 use crate::layout::{self, Item};
-use crate::{Key, Registry, RegistryError, Revision, StoreExt, Transaction};
+use crate::recall::formation;
+use crate::{Key, Registry, RegistryError, StoreExt};
 
 /// What nodes have and the store has not, to be looked at before it is [put back](Registry::rebuild).
 #[derive(Debug, Clone)]
@@ -26,66 +24,40 @@ pub struct Rebuild {
     pub generation: Generation,
 }
 
-/// How long what nodes say is kept.
-const KEPT: Duration = Duration::from_secs(600);
-
-/// How many records one key holds.
-const CHUNK: usize = 200;
-
-/// Says what a node has, as its last plan tells.
-pub(crate) async fn publish(
-    registry: &Registry,
-    node: NodeId,
-    plan: &NodePlan,
-    asked: Revision,
-) -> Result<(), RegistryError> {
-    let lease = registry.store().grant(KEPT).await?;
-    let prefix = layout::seen(node);
-    let key = |name: &str| format!("{prefix}{name}").parse::<Key>().expect("ids and numbers are a key");
-    for (n, chunk) in records_of(plan).chunks(CHUNK).enumerate() {
-        let lines: Vec<String> = chunk.iter().map(Record::to_json).collect();
-        let put = Transaction::new().put_leased(key(&format!("{n:06}")), lines.join("\n"), lease.id);
-        registry.store().commit(put).await?;
-    }
-    let done = format!("{asked} {}", plan.generation);
-    registry.store().commit(Transaction::new().put_leased(key("done"), done, lease.id)).await?;
-    Ok(())
-}
-
 impl Registry {
     /// Asks every node that is alive what it has, waits for the answers, and returns what the store has not.
     ///
     /// A plan does not tell everything: what people call projects and apps, how apps are hosted, under which terms a network was
-    /// enabled and how many containers were wanted beyond those there were. These are made up, so a
-    /// [backup](Self::restore) comes first where there is one.
+    /// enabled, how many containers were wanted beyond those there were, and projects and apps without containers. Projects and
+    /// apps are called `recovered-ID`, so a [backup](Self::restore) comes first where there is one.
     ///
     /// # Errors
     /// [`RegistryError`]: [`Contradiction`](RegistryError::Contradiction) where what nodes have and what the store has cannot
     /// both be.
     pub async fn recall(&self, patience: Duration) -> Result<Rebuild, RegistryError> {
         const POLL: Duration = Duration::from_millis(100);
-        let mark = self.clock().now().as_millis().to_string();
-        let asked = match self.store().commit(Transaction::new().put(layout::recall(), mark)).await? {
-            crate::Outcome::Committed(revision) => revision,
-            crate::Outcome::Refused => Revision::ZERO,
-        };
+        let asked = self.ask(layout::recall()).await?;
         let until = Instant::now() + patience;
-        let (mut answered, alive) = loop {
-            let (alive, answered) = (self.alive().await?, self.answers(asked).await?);
-            let is_complete = !alive.is_empty() && alive.iter().all(|node| answered.contains_key(node));
-            if is_complete || Instant::now() >= until {
-                break (answered, alive);
+        let mut answers = BTreeMap::new();
+        let silent = loop {
+            let alive = self.alive().await?;
+            for node in &alive {
+                if !answers.contains_key(node)
+                    && let Some(answer) = self.answer(*node, asked).await?
+                {
+                    answers.insert(*node, answer);
+                }
+            }
+            let silent: BTreeSet<NodeId> = alive.iter().filter(|node| !answers.contains_key(node)).copied().collect();
+            if (silent.is_empty() && !alive.is_empty()) || Instant::now() >= until {
+                break silent;
             }
             sleep(POLL).await;
         };
-        let generation = answered.values().max().copied().unwrap_or_default();
-        let mut seen = Vec::new();
-        for node in answered.keys() {
-            seen.extend(self.seen(*node).await?.into_iter().map(|record| (*node, record)));
-        }
-        let missing = self.missing(seen).await?;
-        let silent = alive.into_iter().filter(|node| !answered.contains_key(node)).collect();
-        let answered = core::mem::take(&mut answered).into_keys().collect();
+        let generation = answers.values().map(|answer| answer.generation).max().unwrap_or_default();
+        let answered = answers.keys().copied().collect();
+        let seen = answers.into_iter().flat_map(|(node, answer)| answer.records.into_iter().map(move |r| (node, r)));
+        let missing = self.missing(seen.collect()).await?;
         Ok(Rebuild { missing, answered, silent, generation })
     }
 
@@ -100,39 +72,9 @@ impl Registry {
         self.put_back(records, Some(rebuild.generation)).await
     }
 
-    async fn alive(&self) -> Result<BTreeSet<NodeId>, RegistryError> {
+    pub(crate) async fn alive(&self) -> Result<BTreeSet<NodeId>, RegistryError> {
         let (_, entries) = self.store().list_all(&layout::nodes(), None).await?;
-        let nodes = entries.iter().filter_map(|entry| {
-            let node = layout::id_in(&entry.key, &layout::nodes())?;
-            (entry.key == layout::alive(node)).then_some(node)
-        });
-        Ok(nodes.collect())
-    }
-
-    /// Returns the nodes that answered, and the generation that each has applied.
-    async fn answers(&self, asked: Revision) -> Result<BTreeMap<NodeId, Generation>, RegistryError> {
-        let (_, entries) = self.store().list_all(&layout::all_seen(), None).await?;
-        let answers = entries.iter().filter(|entry| entry.key.as_str().ends_with("/done")).filter_map(|entry| {
-            let text = String::from_utf8_lossy(&entry.value);
-            let (to, generation) = text.split_once(' ')?;
-            let is_answer = to.parse::<u64>().ok()? >= asked.get();
-            let node = layout::id_in(&entry.key, &layout::all_seen())?;
-            is_answer.then_some((node, Generation::new(generation.parse().ok()?)))
-        });
-        Ok(answers.collect())
-    }
-
-    async fn seen(&self, node: NodeId) -> Result<Vec<Record>, RegistryError> {
-        let (_, entries) = self.store().list_all(&layout::seen(node), None).await?;
-        let mut records = Vec::new();
-        for entry in entries.iter().filter(|entry| !entry.key.as_str().ends_with("/done")) {
-            let text = String::from_utf8_lossy(&entry.value);
-            for line in text.lines() {
-                let record = Record::from_json(line);
-                records.push(record.map_err(|source| RegistryError::Record { key: entry.key.clone(), source })?);
-            }
-        }
-        Ok(records)
+        Ok(layout::alive_among(&entries))
     }
 
     /// Returns what of the records that nodes have the store has not.
@@ -197,49 +139,4 @@ fn greater(one: &App, two: &App) -> Formation {
         *known = count.max(*known);
     }
     formation(counts.into_iter().map(|(of_type, count)| format!("{of_type}:{count}")))
-}
-
-fn formation(items: impl Iterator<Item = String>) -> Formation {
-    let items: Vec<String> = items.collect();
-    items.join(" ").parse().expect("the types of a formation differ, and counts are in range")
-}
-
-/// Returns the records that a plan comes from, as far as it tells.
-fn records_of(plan: &NodePlan) -> Vec<Record> {
-    let label: Label = "recovered".parse().expect("letters are a label");
-    let nodes = plan.host.iter().chain(plan.peers.values());
-    let mut records: Vec<Record> = nodes.map(|node| Record::Node(Node::clone(node))).collect();
-    for network in plan.networks.values() {
-        records.push(Record::Project(Project::new(network.project, label.clone())));
-        records.push(Record::Network(network.network()));
-        let mut apps: BTreeMap<AppId, BTreeMap<_, u32>> = BTreeMap::new();
-        for of_type in network.zone.types() {
-            apps.entry(of_type.app).or_default().insert(of_type.container_type, 0);
-        }
-        for endpoint in &network.endpoints {
-            let slot = endpoint.slot();
-            let types = apps.entry(slot.app()).or_default();
-            if network.is_named(endpoint) {
-                let count = types.entry(slot.container_type()).or_default();
-                *count = slot.index().max(*count);
-            }
-            // What has no name drains, for all that can be seen: it leaves if nobody says otherwise.
-            let phase =
-                if network.is_named(endpoint) { Phase::Ready } else { Phase::Draining { since: Timestamp::ZERO } };
-            records.push(Record::Container(Container::new(
-                endpoint.container,
-                slot,
-                endpoint.node,
-                endpoint.address,
-                phase,
-            )));
-        }
-        for (id, types) in apps {
-            let formation = formation(types.into_iter().map(|(of_type, count)| format!("{of_type}:{count}")));
-            let mut app = App::new(id, network.project, label.clone());
-            app.formation = formation;
-            records.push(Record::App(app));
-        }
-    }
-    records
 }

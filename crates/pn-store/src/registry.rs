@@ -2,26 +2,27 @@
 
 mod cache;
 mod error;
+mod names;
+mod reading;
 mod share;
+mod writing;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use pn_core::{
-    AppId, ApplyError, Change, Container, ContainerId, ContainerType, Formation, Generation, Network, NetworkId, Node,
-    NodeId, Numbers, ProjectId, Record, Region, State,
-};
+use pn_core::{Change, Container, ContainerId, Network, NetworkId, ProjectId, Region, State};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, sleep};
 
 use self::cache::{Cache, Project};
 pub use self::error::RegistryError;
-use self::share::{Names, Read, Share};
-use crate::layout::{self, Head, Item};
-use crate::{
-    Clock, Key, Operation, Outcome, Revision, Store, StoreError, StoreErrorKind, StoreExt, SystemClock, Transaction,
-};
+use self::names::Names;
+pub(crate) use self::reading::records;
+use self::share::{Read, Share};
+use self::writing::{first, write};
+use crate::layout::{self, Head};
+use crate::{Clock, Key, Operation, Outcome, Revision, Store, StoreError, StoreErrorKind, SystemClock, Transaction};
 
 /// Changes the state that a store holds, as [`State::apply`] does, beside any number of others who do the same.
 ///
@@ -107,9 +108,6 @@ enum Attempt {
 
 /// How much one transaction writes, so that preconditions fit into it, too.
 const MOST_WRITES: usize = 100;
-
-/// How many containers one step of scaling drains.
-const MOST_DRAINED: usize = 80;
 
 impl Registry {
     /// Makes a registry over a store.
@@ -322,227 +320,6 @@ impl Registry {
             }
         }
     }
-
-    /// Reads the whole state, as of one revision.
-    ///
-    /// # Errors
-    /// [`RegistryError`].
-    pub async fn state(&self) -> Result<State, RegistryError> {
-        self.state_at(None).await.map(|(_, state)| state)
-    }
-
-    pub(crate) async fn state_at(&self, at: Option<Revision>) -> Result<(Revision, State), RegistryError> {
-        let (revision, entries) = self.store.list_all(&Key::all(), at).await?;
-        let records = records(&entries)?;
-        let generation = self.generation(revision, &entries)?;
-        Ok((revision, State::load(self.region.clone(), generation, records)?))
-    }
-
-    fn generation(&self, revision: Revision, entries: &[crate::Entry]) -> Result<Generation, RegistryError> {
-        let offset = entries.iter().find(|entry| entry.key == layout::offset());
-        let offset: u64 = offset.map(layout::id).transpose()?.unwrap_or(0);
-        Ok(Generation::new(revision.get().saturating_add(offset)))
-    }
-
-    /// Reads a project with everything in it and the nodes it is on; everything else is left out of the state.
-    ///
-    /// # Errors
-    /// [`RegistryError`].
-    pub async fn project(&self, id: ProjectId) -> Result<State, RegistryError> {
-        let prefix = layout::project(id);
-        let (revision, mut entries) = self.store.list_all(&prefix, None).await?;
-        let head = self.store.get(&[layout::head(id), layout::offset()]).await?.entries;
-        entries.extend(head.into_iter().flatten());
-        let mut records = records(&entries)?;
-        let hosts = layout::hosts(&records);
-        records.extend(self.nodes(hosts).await?.into_iter().map(Record::Node));
-        let generation = self.generation(revision, &entries)?;
-        Ok(State::load(self.region.clone(), generation, records)?)
-    }
-
-    /// Removes the containers of a project that are on a node and have drained long enough, and returns how many.
-    ///
-    /// # Errors
-    /// [`RegistryError`].
-    pub async fn remove_drained(&self, project: ProjectId, node: NodeId) -> Result<usize, RegistryError> {
-        let state = self.project(project).await?;
-        let Some(network) = state.network_of(project).map(|network| network.id) else { return Ok(0) };
-        let mut removed = 0;
-        for id in state.drained(network, self.clock.now()) {
-            if state.container(id).is_some_and(|container| container.node == node) {
-                self.apply(Change::Remove(id)).await?;
-                removed += 1;
-            }
-        }
-        Ok(removed)
-    }
-
-    /// Reads the project of an app.
-    ///
-    /// # Errors
-    /// [`RegistryError`]: [`UnknownApp`](ApplyError::UnknownApp) where there is no such app.
-    pub async fn project_of_app(&self, app: AppId) -> Result<ProjectId, RegistryError> {
-        let (_, entry) = self.store.get_one(&layout::app(app)).await?;
-        entry.as_ref().map(layout::id).transpose()?.ok_or_else(|| ApplyError::UnknownApp { app }.into())
-    }
-
-    /// Reads the project of a container.
-    ///
-    /// # Errors
-    /// [`RegistryError`]: [`UnknownContainer`](ApplyError::UnknownContainer) where there is no such container.
-    pub async fn project_of_container(&self, container: ContainerId) -> Result<ProjectId, RegistryError> {
-        let (_, entry) = self.store.get_one(&layout::container(container)).await?;
-        entry.as_ref().map(layout::id).transpose()?.ok_or_else(|| ApplyError::UnknownContainer { container }.into())
-    }
-
-    /// Reads some nodes; those that are not there are left out.
-    pub(crate) async fn nodes(&self, nodes: impl IntoIterator<Item = NodeId>) -> Result<Vec<Node>, RegistryError> {
-        let keys: Vec<Key> = nodes.into_iter().map(layout::node).collect();
-        let mut nodes = Vec::new();
-        for entry in self.store.get(&keys).await?.entries.into_iter().flatten() {
-            if let Some(Record::Node(node)) = layout::record(&entry)? {
-                nodes.push(node);
-            }
-        }
-        Ok(nodes)
-    }
-}
-
-/// Returns the records that keys hold, and those that heads imply.
-pub(crate) fn records(entries: &[crate::Entry]) -> Result<Vec<Record>, RegistryError> {
-    let mut records = Vec::with_capacity(entries.len());
-    let (mut networks, mut nexts) = (BTreeMap::new(), Vec::new());
-    for entry in entries {
-        if let Some(project) = layout::id_in::<ProjectId>(&entry.key, &layout::heads()) {
-            nexts.push((project, Head::read(entry)?.next));
-        }
-        let record = layout::record(entry)?;
-        if let Some(Record::Network(network)) = &record {
-            networks.insert(network.project, network.id);
-        }
-        records.extend(record);
-    }
-    for (project, next) in nexts.into_iter().filter(|(_, next)| *next != 1) {
-        records.extend(networks.get(&project).map(|network| Record::Next(Numbers::Addresses(*network), next)));
-    }
-    Ok(records)
-}
-
-/// Returns what is to be put and deleted so that the store has other records than it had.
-fn difference(share: &Share, records: &[Record]) -> (Vec<(Key, Item)>, Vec<Key>) {
-    let (before, after) = (layout::Owners::of(&share.records), layout::Owners::of(records));
-    // Records are in order, so most that did not change stand at both ends.
-    let (mut old, mut new) = (&share.records[..], records);
-    while let ([one, olds @ ..], [other, news @ ..]) = (old, new)
-        && one == other
-        && !share.is_linked
-    {
-        (old, new) = (olds, news);
-    }
-    while let ([olds @ .., one], [news @ .., other]) = (old, new)
-        && one == other
-        && !share.is_linked
-    {
-        (old, new) = (olds, news);
-    }
-    let (mut old, mut new) = (layout::image_of(&before, old), layout::image_of(&after, new));
-    for key in &share.foreign {
-        old.remove(key);
-        new.remove(key);
-    }
-    // Several containers share a membership.
-    let prefix = layout::members();
-    old.retain(|key, _| !key.starts_with(&prefix));
-    new.retain(|key, _| !key.starts_with(&prefix));
-    let (before, after) = (before.hosts(&share.records), after.hosts(records));
-    let (mut puts, mut deleted) = layout::difference(&old, new);
-    let member = |(project, node): &(ProjectId, NodeId)| layout::member(*node, *project);
-    puts.extend(after.difference(&before).map(|host| (member(host), Item::Text(host.0.to_string()))));
-    deleted.extend(before.difference(&after).map(member));
-    (puts, deleted)
-}
-
-/// Makes the transaction that brings the store from what was read to the share's state, and the heads that it puts.
-fn write(share: &Share, mark: &str) -> (Transaction, BTreeMap<ProjectId, Head>) {
-    let records = share.state.records();
-    let mut nexts: BTreeMap<NetworkId, u32> = BTreeMap::new();
-    for record in &records {
-        if let Record::Next(Numbers::Addresses(network), next) = record {
-            nexts.insert(*network, *next);
-        }
-    }
-    let (puts, mut deleted) = difference(share, &records);
-    let gone = share.heads.keys().filter(|project| share.state.network_of(**project).is_none());
-    let gone: Vec<Key> = gone.map(|project| layout::addresses(*project)).collect();
-    let mut transaction = Transaction::new();
-    for prefix in gone {
-        let count = deleted.len();
-        deleted.retain(|key| !key.starts_with(&prefix));
-        if deleted.len() < count {
-            transaction = transaction.delete_prefix(prefix);
-        }
-    }
-    let mut heads = BTreeMap::new();
-    for (project, head) in &share.heads {
-        let prefix = layout::project(*project);
-        let network = share.state.network_of(*project).map(|network| network.id);
-        let next = network.and_then(|network| nexts.get(&network).copied()).unwrap_or(1);
-        let is_touched = puts.iter().map(|(key, _)| key).chain(&deleted).any(|key| key.starts_with(&prefix));
-        if !is_touched && transaction.operations.is_empty() {
-            continue;
-        }
-        if share.state.project(*project).is_none() {
-            transaction = transaction.delete(layout::head(*project));
-            continue;
-        }
-        let head = head.after(mark, next);
-        transaction = transaction.put(layout::head(*project), head.to_value());
-        heads.insert(*project, head);
-    }
-    for (key, item) in puts {
-        transaction.preconditions.extend(share.precondition(&key).filter(|_| !share.asked.contains_key(&key)));
-        let value = Item::into_value(item);
-        transaction = transaction.put(key, value);
-    }
-    for key in deleted {
-        transaction.preconditions.extend(share.precondition(&key).filter(|_| !share.asked.contains_key(&key)));
-        transaction = transaction.delete(key);
-    }
-    if !transaction.operations.is_empty() {
-        transaction.preconditions.extend(share.asked.keys().filter_map(|key| share.precondition(key)));
-        transaction.preconditions.extend(share.also.iter().cloned());
-    }
-    (transaction, heads)
-}
-
-/// Returns a scaling down that drains few enough containers to come before one that drains too many.
-fn first(before: &State, change: &Change) -> Option<Change> {
-    let Change::Scale { app, formation } = change else { return None };
-    let network = before.network_of(before.app(*app)?.project)?.id;
-    let mut live: BTreeMap<ContainerType, Vec<u32>> = BTreeMap::new();
-    for container in before.containers(network).filter(|container| container.slot.app() == *app && container.is_live())
-    {
-        live.entry(container.slot.container_type()).or_default().push(container.slot.index());
-    }
-    let (mut left, mut scaled) = (MOST_DRAINED, String::new());
-    for (container_type, count) in formation.types() {
-        let mut beyond: Vec<u32> = live.remove(container_type).unwrap_or_default();
-        beyond.retain(|index| *index > count);
-        beyond.sort_unstable_by(|one, two| two.cmp(one));
-        beyond.dedup();
-        match beyond.get(left) {
-            // Those above this one go first.
-            Some(kept) => {
-                let formation: Formation = format!("{scaled} {container_type}:{kept}").parse().ok()?;
-                return Some(Change::Scale { app: *app, formation });
-            }
-            None => {
-                left -= beyond.len();
-                scaled = format!("{scaled} {container_type}:{count}");
-            }
-        }
-    }
-    None
 }
 
 #[cfg(test)]

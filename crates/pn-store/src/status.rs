@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
 use crate::follower::Progress;
-use crate::{Entry, Key, Registry, RegistryError, Revision, StoreExt, Transaction, layout, rebuild};
+use crate::{Entry, Key, Registry, RegistryError, Revision, StoreExt, Transaction, layout, recall};
 
 /// What a node says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,10 +176,12 @@ impl Reporter {
     /// Says what the node sees where somebody asks.
     async fn answer(&mut self, plan: &NodePlan) -> Result<(), RegistryError> {
         let registry = self.progress.registry();
-        let (_, asked) = registry.store().get_one(&layout::recall()).await?;
-        let Some(asked) = asked.filter(|asked| asked.revision > self.recalled) else { return Ok(()) };
-        rebuild::publish(registry, self.progress.node(), plan, asked.revision).await?;
-        self.recalled = asked.revision;
+        let node = self.progress.node();
+        let asked = registry.store().get(&[layout::recall(), layout::recall_of(node)]).await?.entries;
+        let asked = asked.into_iter().flatten().map(|asked| asked.revision).max();
+        let Some(asked) = asked.filter(|asked| *asked > self.recalled) else { return Ok(()) };
+        recall::publish(registry, node, plan, asked).await?;
+        self.recalled = asked;
         Ok(())
     }
 }

@@ -10,9 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use pn_core::{
+    App, AppId, Change, ContainerId, ContainerType, Followed, NetworkId, NetworkRequest, Node, NodeId, PlanSource as _,
+    Project, ProjectId, PublicKey, Region, Slot, Terms, Timestamp,
+};
 use pn_store::{
-    EtcdOptions, EtcdStore, Key, Outcome, Prefixed, Revision, Store, StoreErrorKind, StoreExt, Transaction,
-    conformance, connect,
+    EtcdOptions, EtcdStore, Follower, Key, Outcome, Prefixed, Registry, Revision, Store, StoreErrorKind, StoreExt,
+    Transaction, conformance, connect,
 };
 use tokio::time::timeout;
 
@@ -158,5 +162,60 @@ fn certificates(dir: &Path) {
         std::fs::write(dir.join("extensions"), extra).unwrap();
         let sign = "-CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile extensions";
         openssl(&format!("x509 -req -in {name}.csr -out {name}.crt {sign}"));
+    }
+}
+
+/// Whichever member the client talks to: each of the three dies once.
+#[tokio::test]
+async fn a_member_that_dies_is_not_missed() {
+    let Some(mut members) = Etcd::start_cluster().await else { return };
+    let endpoints = members.each_ref().map(|member| member.client.to_string()).join(",");
+    let url = format!("etcd://{endpoints}/p");
+    let store = loop {
+        match connect(&url).await {
+            Ok(store) => break store,
+            // They choose a leader first.
+            Err(error) => println!("not yet: {error}"),
+        }
+    };
+    let registry = Registry::new(store, Region::default());
+    let node = |n: u8| {
+        let (underlay, tunnel) = (([192, 0, 2, n], 51820).into(), [100, 64, 0, n].into());
+        Node::new(NodeId::from_u128(n.into()), "node".parse().unwrap(), underlay, tunnel, PublicKey::new([n; 32]))
+    };
+    let mut follower = Follower::new(registry.join(node(1), Duration::from_secs(10)).await.unwrap());
+    let (project, network, app) = (ProjectId::from_u128(1), NetworkId::from_u128(1), AppId::from_u128(1));
+    let terms =
+        Terms { accepted_by: "ada".parse().unwrap(), version: "1".parse().unwrap(), accepted_at: Timestamp::ZERO };
+    for change in [
+        Change::AddProject(Project::new(project, "p".parse().unwrap())),
+        Change::EnablePrivateNetwork(NetworkRequest::new(project, network, terms)),
+        Change::AddApp(App::new(app, project, "a".parse().unwrap())),
+        Change::Scale { app, formation: "web:9".parse().unwrap() },
+    ] {
+        registry.apply(change).await.unwrap();
+    }
+    for (victim, member) in members.iter_mut().enumerate() {
+        member.kill();
+        let begun = std::time::Instant::now();
+        let index = u32::try_from(victim).unwrap() + 1;
+        let (container, slot) =
+            (ContainerId::from_u128(index.into()), Slot::new(app, ContainerType::web(), index).unwrap());
+        registry.apply(Change::Start { container, slot, node: NodeId::from_u128(1) }).await.unwrap();
+        println!("written {:?} after a member died", begun.elapsed());
+        loop {
+            match timeout(Duration::from_secs(30), follower.next()).await.expect("it is followed") {
+                Followed::Plan(plan) => {
+                    let count = plan.networks.get(&network).map_or(0, |network| network.endpoints.len());
+                    if count > victim {
+                        break;
+                    }
+                }
+                Followed::Fenced(why) => panic!("the lease lives: {why}"),
+                Followed::Lost(_) | Followed::Back | Followed::Confirmed(_) | Followed::Closed | _ => (),
+            }
+        }
+        println!("followed {:?} after a member died", begun.elapsed());
+        member.restart().await;
     }
 }

@@ -31,18 +31,22 @@ impl DataPlane {
         names: Arc<Names>,
         upstreams: &[SocketAddr],
     ) -> Result<Self, Error> {
+        let forwarder = match upstreams {
+            [] => None,
+            upstreams => Some(Arc::new(Forwarder::new(upstreams.iter().copied())?)),
+        };
         match backend {
-            Backend::Userspace if !upstreams.is_empty() => {
-                Err("--dns-upstream needs --backend linux: this process answers our names only".into())
-            }
             Backend::Userspace => {
-                let builder = UserspaceBackend::builder(node).listen(underlay).private_key(key).resolver(names);
+                let mut builder = UserspaceBackend::builder(node).listen(underlay).private_key(key).resolver(names);
+                if let Some(forwarder) = forwarder {
+                    builder = builder.other_names(forwarder);
+                }
                 Ok(Self::Userspace(builder.build().await?))
             }
             Backend::Linux => {
                 let mut builder = LinuxBackend::builder(node).listen(underlay).private_key(key).resolver(names);
-                if !upstreams.is_empty() {
-                    builder = builder.other_names(Arc::new(Forwarder::new(upstreams.iter().copied())?));
+                if let Some(forwarder) = forwarder {
+                    builder = builder.other_names(forwarder);
                 }
                 Ok(Self::Linux(builder.build().await?))
             }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use pn_core::{ApplyError, NetworkPlan, NodePlan};
 use pn_fleet::interface;
+use pn_overlay::AgentHandle;
 use pn_store::{Registry, RegistryError};
-use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{debug, info};
 
@@ -13,10 +13,10 @@ use tracing::{debug, info};
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Removes the node's containers that have drained, now and from now on.
-pub(crate) async fn run(registry: Registry, plans: watch::Receiver<Option<NodePlan>>) {
+pub(crate) async fn run(registry: Registry, agent: AgentHandle) {
     loop {
         sleep(EVERY).await;
-        let Some(plan) = plans.borrow().clone() else { continue };
+        let Some(plan) = agent.realised() else { continue };
         for network in plan.networks.values() {
             if let Err(error) = remove(&registry, &plan, network).await {
                 debug!(network = %network.id, %error, "they are removed later");

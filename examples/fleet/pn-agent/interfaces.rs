@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use pn_core::{ApplyError, Change, ContainerId, ErrorKind, NodeId, NodePlan};
+use pn_core::{ApplyError, Change, ContainerId, ErrorKind, NodeId};
 use pn_fleet::interface::{self, Interface, Progress};
-use pn_overlay::AgentStatus;
+use pn_overlay::{AgentHandle, AgentStatus};
 use pn_store::{Registry, RegistryError, StoreError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -22,9 +22,8 @@ pub(crate) struct Interfaces {
     pub(crate) registry: Registry,
     pub(crate) node: NodeId,
     pub(crate) data_plane: DataPlane,
-    /// What the agent is told, and what it has made of it.
-    pub(crate) plans: watch::Receiver<Option<NodePlan>>,
-    pub(crate) applied: watch::Receiver<AgentStatus>,
+    /// Who makes the node what its plans say.
+    pub(crate) agent: AgentHandle,
 }
 
 impl Interfaces {
@@ -48,7 +47,7 @@ impl Interfaces {
             for (container, interface) in wanted.iter().filter(|(container, _)| !made.contains(*container)) {
                 let (container, interface) = (*container, interface.clone());
                 let (registry, data_plane, applied) =
-                    (self.registry.clone(), self.data_plane.clone(), self.applied.clone());
+                    (self.registry.clone(), self.data_plane.clone(), self.agent.subscribe());
                 let node = self.node;
                 tasks.spawn(async move {
                     make(&registry, node, &data_plane, applied, container, &interface)
@@ -74,12 +73,10 @@ impl Interfaces {
         }
     }
 
-    /// Lets go of the namespaces of containers that are gone: neither wanted nor in the plan that was applied, whole. That they
-    /// are not recorded any more is not enough, for that may be a mistake (L3).
+    /// Lets go of the namespaces of containers that are gone: neither wanted nor in the plan that was applied. That they are not
+    /// recorded any more is not enough, for that may be a mistake, and is held then (L3).
     async fn let_go(&self, made: &mut BTreeSet<ContainerId>, wanted: &BTreeMap<ContainerId, Interface>) {
-        let (status, plan) = (self.applied.borrow().clone(), self.plans.borrow().clone());
-        let is_whole = |plan: &NodePlan| status.held.is_empty() && status.announced == Some(plan.generation);
-        let Some(plan) = plan.filter(is_whole) else { return };
+        let Some(plan) = self.agent.realised().filter(|_| !self.agent.status().is_pending) else { return };
         let mut gone: BTreeSet<ContainerId> = made.iter().filter(|id| !wanted.contains_key(*id)).copied().collect();
         for network in plan.networks.values() {
             for endpoint in &network.endpoints {

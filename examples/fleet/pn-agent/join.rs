@@ -18,7 +18,7 @@ pub(crate) struct Wanted {
     pub(crate) public_key: PublicKey,
 }
 
-/// Returns the node as it is recorded under its name, brought up to date, or a new one.
+/// Returns the node as it is recorded under its name, brought up to date, or a new one. It writes nothing.
 pub(crate) async fn find_or_plan(registry: &Registry, wanted: &Wanted) -> Result<Node, Error> {
     let state = registry.state().await?;
     let mut named = state.nodes().filter(|node| node.label == wanted.label);
@@ -31,6 +31,10 @@ pub(crate) async fn find_or_plan(registry: &Registry, wanted: &Wanted) -> Result
         }
         (Some(_), Some(_)) => return Err(format!("more than one node is called {}", wanted.label).into()),
     };
+    let is_ours = [Some(node.public_key), node.next_public_key].contains(&Some(wanted.public_key));
+    if !is_ours && registry.statuses().await?.get(&node.id).is_some_and(|reported| reported.is_alive) {
+        return Err(taken(wanted));
+    }
     node.underlay = wanted.underlay;
     node.underlay_mtu = wanted.underlay_mtu;
     if node.next_public_key == Some(wanted.public_key) {
@@ -55,16 +59,15 @@ pub(crate) async fn join(
             {
                 node.tunnel_address = find_or_plan(registry, wanted).await?.tunnel_address;
             }
-            Err(RegistryError::NodeTaken { .. }) => {
-                return Err(format!(
-                    "another agent with another key is node {}, and alive: stop it, or choose another --node",
-                    wanted.label
-                )
-                .into());
-            }
+            Err(RegistryError::NodeTaken { .. }) => return Err(taken(wanted)),
             session => return Ok(session?),
         }
     }
+}
+
+fn taken(wanted: &Wanted) -> Error {
+    format!("another agent with another key is node {}, and alive: stop it, or choose another --node", wanted.label)
+        .into()
 }
 
 /// Finds an address that no node has, in the space that carriers share (RFC 6598) and so no underlay of a platform.

@@ -12,20 +12,42 @@ use zeroize::Zeroizing;
 
 use crate::Error;
 
-/// Reads the key, or makes it where there is none yet.
+/// A node's key, which may be yet to be written.
+#[derive(Debug)]
+pub(crate) struct NodeKey {
+    pub(crate) key: PrivateKey,
+    is_new: bool,
+}
+
+/// Reads the key, or makes one where there is none yet, which is not written before it is [kept](NodeKey::keep).
 ///
 /// The file holds it as WireGuard's tools do: Base64, and a line feed.
-pub(crate) fn load_or_make(path: &Path) -> Result<PrivateKey, Error> {
+pub(crate) fn load_or_make(path: &Path) -> Result<NodeKey, Error> {
     let shown = path.display();
     match File::open(path) {
-        Ok(file) => read(file).map_err(|why| format!("key file {shown} {why}").into()),
+        Ok(file) => match read(file) {
+            Ok(key) => Ok(NodeKey { key, is_new: false }),
+            Err(why) => Err(format!("key file {shown} {why}").into()),
+        },
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-                fs::create_dir_all(dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
-            }
-            make(path).map_err(|error| format!("cannot make key file {shown}: {error}").into())
+            let mut octets = Zeroizing::new([0; 32]);
+            getrandom::fill(&mut *octets).map_err(|error| format!("cannot make a key: {error}"))?;
+            Ok(NodeKey { key: PrivateKey::from_bytes(*octets), is_new: true })
         }
         Err(error) => Err(format!("cannot open key file {shown}: {error}").into()),
+    }
+}
+
+impl NodeKey {
+    /// Writes the key where it is new.
+    pub(crate) fn keep(&self, path: &Path) -> Result<(), Error> {
+        if !self.is_new {
+            return Ok(());
+        }
+        if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+            fs::create_dir_all(dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
+        }
+        write(path, &self.key).map_err(|error| format!("cannot make key file {}: {error}", path.display()).into())
     }
 }
 
@@ -48,14 +70,12 @@ fn read(file: File) -> Result<PrivateKey, String> {
     }
 }
 
-fn make(path: &Path) -> std::io::Result<PrivateKey> {
-    let mut octets = Zeroizing::new([0; 32]);
-    getrandom::fill(&mut *octets).map_err(std::io::Error::other)?;
+fn write(path: &Path, key: &PrivateKey) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let octets = Zeroizing::new(key.to_bytes());
     let text = Zeroizing::new(format!("{}\n", STANDARD.encode(*octets)));
     file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    Ok(PrivateKey::from_bytes(*octets))
+    file.sync_all()
 }
 
 #[cfg(test)]
@@ -68,8 +88,12 @@ mod tests {
     fn k8_a_key_is_made_once_kept_private_and_refused_where_others_may_read_it() {
         let dir = std::env::temp_dir().join(format!("pn-key-{}", std::process::id()));
         let path = dir.join("below").join("node.key");
-        let made = load_or_make(&path).unwrap().public_key();
-        assert_eq!(load_or_make(&path).unwrap().public_key(), made);
+        let made = load_or_make(&path).unwrap();
+        assert!(!path.exists(), "it is kept when it is needed");
+        made.keep(&path).unwrap();
+        let loaded = load_or_make(&path).unwrap();
+        assert_eq!(loaded.key.public_key(), made.key.public_key());
+        loaded.keep(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
 
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();

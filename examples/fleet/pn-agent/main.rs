@@ -101,19 +101,21 @@ async fn run(options: Options) -> Result<(), Error> {
         Some(path) => path,
         None => default_key_file(&options.node)?,
     };
-    let key = key_file::load_or_make(&key_file)?;
     let registry = Registry::new(pn_store::connect(&options.store).await?, Region::default());
+    let key = key_file::load_or_make(&key_file)?;
     let wanted = join::Wanted {
         label: options.node,
         underlay: options.underlay,
         underlay_mtu: options.underlay_mtu,
-        public_key: key.public_key(),
+        public_key: key.key.public_key(),
     };
     let node = join::find_or_plan(&registry, &wanted).await?;
+    key.keep(&key_file)?;
     let names = Arc::new(Names::new(SystemClock.random()));
     // What another process of this node still holds is seen here, before anything is written.
     let data_plane =
-        DataPlane::build(options.backend, node.id, options.underlay, key, names.clone(), &options.dns_upstream).await?;
+        DataPlane::build(options.backend, node.id, options.underlay, key.key, names.clone(), &options.dns_upstream)
+            .await?;
     let session = join::join(&registry, node, &wanted, Duration::from_secs(options.lease)).await?;
     let node = session.node();
     info!(%node, registration = session.registration(), "joined");
@@ -121,22 +123,16 @@ async fn run(options: Options) -> Result<(), Error> {
     let follower = Follower::new(session);
     let progress = follower.progress();
     let reporter = Reporter::new(progress.clone());
-    let (source, plans) = report::shown(follower);
     let servers: Vec<Arc<dyn DnsBackend>> = vec![names.clone()];
     let (agent, handle) = Agent::new(node, data_plane.overlay(), servers, AgentOptions::new(SystemClock.random()));
-    let mut running = tokio::spawn(agent.run(source));
-    let interfaces = Interfaces {
-        registry: registry.clone(),
-        node,
-        data_plane: data_plane.clone(),
-        plans: plans.clone(),
-        applied: handle.subscribe(),
-    };
+    let mut running = tokio::spawn(agent.run(follower));
+    let interfaces =
+        Interfaces { registry: registry.clone(), node, data_plane: data_plane.clone(), agent: handle.clone() };
     let beside = [
         tokio::spawn(report::age(names, handle.subscribe())),
-        tokio::spawn(report::run(reporter, handle.subscribe(), plans.clone(), data_plane.clone())),
+        tokio::spawn(report::run(reporter, handle.clone(), data_plane.clone())),
         tokio::spawn(interfaces.run()),
-        tokio::spawn(drained::run(registry.clone(), plans)),
+        tokio::spawn(drained::run(registry.clone(), handle.clone())),
     ];
     notify(&[sd_notify::NotifyState::Ready]);
 

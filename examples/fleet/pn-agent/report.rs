@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use pn_core::{Followed, Generation, NodePlan, PlanSource, Timestamp};
+use pn_core::{Generation, Timestamp};
 use pn_dns::{Freshness, Names};
-use pn_overlay::AgentStatus;
+use pn_overlay::{AgentHandle, AgentStatus};
 use pn_store::{Clock as _, Held, NodeStatus, Reporter, SystemClock};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -16,30 +15,6 @@ use crate::data_plane::DataPlane;
 
 /// How long nothing is said where nothing happens.
 const EVERY: Duration = Duration::from_secs(1);
-
-/// A source that shows the last plan to others, too.
-#[derive(Debug)]
-pub(crate) struct Shown<S> {
-    source: S,
-    last: watch::Sender<Option<NodePlan>>,
-}
-
-/// Makes a source whose last plan can be seen.
-pub(crate) fn shown<S: PlanSource>(source: S) -> (Shown<S>, watch::Receiver<Option<NodePlan>>) {
-    let (last, plans) = watch::channel(None);
-    (Shown { source, last }, plans)
-}
-
-#[async_trait]
-impl<S: PlanSource> PlanSource for Shown<S> {
-    async fn next(&mut self) -> Followed {
-        let followed = self.source.next().await;
-        if let Followed::Plan(plan) = &followed {
-            self.last.send_replace(Some(plan.clone()));
-        }
-        followed
-    }
-}
 
 /// Tells the names how long nothing was heard, so that they are not answered for ever (D10).
 pub(crate) async fn age(names: Arc<Names>, mut agent: watch::Receiver<AgentStatus>) {
@@ -56,20 +31,16 @@ pub(crate) async fn age(names: Arc<Names>, mut agent: watch::Receiver<AgentStatu
 }
 
 /// Reports whenever something changed, and every second.
-pub(crate) async fn run(
-    mut reporter: Reporter,
-    mut agent: watch::Receiver<AgentStatus>,
-    plans: watch::Receiver<Option<NodePlan>>,
-    data_plane: DataPlane,
-) {
+pub(crate) async fn run(mut reporter: Reporter, agent: AgentHandle, data_plane: DataPlane) {
+    let mut changes = agent.subscribe();
     loop {
-        let status = agent.borrow_and_update().clone();
-        let plan = plans.borrow().clone().filter(|plan| Some(plan.generation) == status.announced);
+        let status = changes.borrow_and_update().clone();
+        let plan = agent.realised();
         let node_status = node_status(&status, &data_plane).await;
         if let Err(error) = reporter.report(node_status, plan.as_ref()).await {
             debug!(%error, "the status is reported later");
         }
-        if let Ok(Err(_)) = timeout(EVERY, agent.changed()).await {
+        if let Ok(Err(_)) = timeout(EVERY, changes.changed()).await {
             return;
         }
     }

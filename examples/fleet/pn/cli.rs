@@ -119,10 +119,13 @@ pub(crate) enum Command {
         /// The name.
         name: pn_core::Name,
     },
-    /// Show what a node is to be.
+    /// Show what a node is to be, or what differs between that and what its agent has made of it.
     Plan {
         /// The node, by name or id.
         node: String,
+        /// Only what differs from what the node's agent has applied, which is asked.
+        #[arg(long)]
+        diff: bool,
     },
     /// Show how the nodes' agents are doing.
     Status,

@@ -73,12 +73,12 @@ async fn run(cli: Cli) -> Result<(), Error> {
         Command::Fail { container } => containers::fail(&registry, container).await?,
         Command::Resolve { name } => containers::resolve(&registry, name, format, &mut out).await?,
         Command::Nodes => operations::nodes(&registry, &lookup, format, &mut out).await?,
-        Command::Plan { node } => operations::plan(&lookup, &node, &mut out).await?,
+        Command::Plan { node, diff } => operations::plan(&registry, &lookup, &node, diff, format, &mut out).await?,
         Command::Status => operations::status(&registry, &lookup, format, &mut out).await?,
         Command::Confirm { node } => operations::confirm(&registry, &lookup, node, &mut out).await?,
         Command::Backup { file } => operations::backup(&registry, &file, &mut out).await?,
         Command::Restore { file } => operations::restore(&registry, &file, &mut out).await?,
-        Command::Rebuild { confirm } => operations::rebuild(&registry, confirm, &mut out).await?,
+        Command::Rebuild { confirm } => operations::rebuild(&registry, confirm, format, &mut out).await?,
     }
     out.flush()?;
     Ok(())

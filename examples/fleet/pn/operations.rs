@@ -1,11 +1,12 @@
 //! Commands for those who run the platform.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, BufWriter, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use pn_core::NodePlan;
+use pn_core::{NodeId, NodePlan, Record};
 use pn_store::{Clock as _, Registry, SystemClock};
 use serde_json::json;
 
@@ -52,12 +53,43 @@ pub(crate) async fn nodes(
     Ok(List::new(columns, rows).print(format, out)?)
 }
 
-pub(crate) async fn plan(lookup: &Lookup<'_>, node: &str, out: &mut impl Write) -> Result<(), Error> {
-    let state = lookup.state().await?;
-    let node = lookup::node(&state, node)?.id;
-    let plan = state.node_plan(node);
-    let before = NodePlan::empty(node, pn_core::Generation::ZERO);
-    plan.changes_since(&before).iter().try_for_each(|change| writeln!(out, "{change}"))?;
+pub(crate) async fn plan(
+    registry: &Registry,
+    lookup: &Lookup<'_>,
+    name: &str,
+    is_diff: bool,
+    format: Format,
+    out: &mut impl Write,
+) -> Result<(), Error> {
+    let node = lookup::node(&lookup.state().await?, name)?.id;
+    let before = if is_diff {
+        let not_known = |why: String| format!("what node {name} has applied is not known: {why}");
+        if !registry.statuses().await?.get(&node).is_some_and(|reported| reported.is_alive) {
+            return Err(not_known("its agent does not run".to_owned()).into());
+        }
+        let applied = registry.applied_plan(node, PATIENCE).await?;
+        applied.ok_or_else(|| not_known(format!("its agent did not say so within {} s", PATIENCE.as_secs())))?
+    } else {
+        NodePlan::empty(node, pn_core::Generation::ZERO)
+    };
+    let changes = registry.node_plan(node).await?.changes_since(&before);
+    match format {
+        Format::Json => {
+            let lines: Vec<String> = changes.iter().map(ToString::to_string).collect();
+            writeln!(out, "{}", json!(lines))?;
+        }
+        Format::Table => {
+            changes.iter().try_for_each(|change| writeln!(out, "{change}"))?;
+            if is_diff {
+                let count = changes.len();
+                writeln!(
+                    out,
+                    "{count} differences from generation {}, which node {name} has applied",
+                    before.generation
+                )?;
+            }
+        }
+    }
     Ok(())
 }
 
@@ -82,11 +114,14 @@ pub(crate) async fn status(
     ];
     let now = SystemClock.now();
     let ago = |moment: pn_core::Timestamp| json!(now.as_millis().saturating_sub(moment.as_millis()) / 1000);
-    let rows = state.nodes().map(|node| {
-        let reported = statuses.get(&node.id);
+    // Whose record was lost is still heard.
+    let nodes: BTreeSet<NodeId> = state.nodes().map(|node| node.id).chain(statuses.keys().copied()).collect();
+    let rows = nodes.into_iter().map(|id| {
+        let name = state.node(id).map_or_else(|| id.to_string(), |node| node.label.to_string());
+        let reported = statuses.get(&id);
         let status = reported.and_then(|reported| reported.status.as_ref());
         [
-            json!(node.label.as_str()),
+            json!(name),
             json!(reported.is_some_and(|reported| reported.is_alive)),
             json!(status.map(|status| status.applied.get())),
             json!(status.and_then(|status| status.held.as_ref()).map(|held| &held.reason)),
@@ -128,10 +163,19 @@ pub(crate) async fn confirm(
 
 pub(crate) async fn backup(registry: &Registry, path: &Path, out: &mut impl Write) -> Result<(), Error> {
     let refuse = |error| format!("cannot write {}: {error}", path.display());
-    let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(refuse)?;
-    let mut file = BufWriter::new(file);
-    let summary = registry.backup(&mut file).await?;
-    file.into_inner().map_err(|error| refuse(error.into_error()))?.sync_all().map_err(refuse)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).open(path).map_err(refuse)?;
+    let write = async {
+        let mut buffered = BufWriter::new(&mut file);
+        let summary = registry.backup(&mut buffered).await?;
+        buffered.into_inner().map_err(|error| refuse(error.into_error()))?.sync_all().map_err(refuse)?;
+        Ok::<_, Error>(summary)
+    };
+    let written = write.await;
+    if written.is_err() {
+        // Half a backup is none.
+        std::fs::remove_file(path).map_err(refuse)?;
+    }
+    let summary = written?;
     Ok(writeln!(out, "{} records of generation {}", summary.records, summary.generation)?)
 }
 
@@ -142,20 +186,48 @@ pub(crate) async fn restore(registry: &Registry, path: &Path, out: &mut impl Wri
     Ok(writeln!(out, "{written} of {records} records written, of generation {}", summary.generation)?)
 }
 
-pub(crate) async fn rebuild(registry: &Registry, confirm: bool, out: &mut impl Write) -> Result<(), Error> {
+pub(crate) async fn rebuild(
+    registry: &Registry,
+    confirm: bool,
+    format: Format,
+    out: &mut impl Write,
+) -> Result<(), Error> {
     let rebuild = registry.recall(PATIENCE).await?;
-    rebuild.missing.iter().try_for_each(|record| writeln!(out, "+ {}", record.to_json()))?;
-    let (answered, silent) = (rebuild.answered.len(), rebuild.silent.len());
-    writeln!(
-        out,
-        "{} records are missing, as {answered} nodes say; {silent} are alive and silent",
-        rebuild.missing.len()
-    )?;
+    let (missing, answered, silent) = (rebuild.missing.len(), rebuild.answered.len(), rebuild.silent.len());
+    match format {
+        Format::Json => {
+            let records: Vec<String> = rebuild.missing.iter().map(Record::to_json).collect();
+            let (missing, unknown) = (records.join(","), json!(UNKNOWN));
+            writeln!(
+                out,
+                r#"{{"missing":[{missing}],"answered":{answered},"silent":{silent},"cannot_be_known":{unknown}}}"#
+            )?;
+        }
+        Format::Table => {
+            rebuild.missing.iter().try_for_each(|record| writeln!(out, "+ {}", record.to_json()))?;
+            writeln!(out, "{missing} records are missing, as {answered} nodes say; {silent} are alive and silent")?;
+            if missing > 0 {
+                writeln!(out, "Agents cannot know, and so it is made up or left out:")?;
+                UNKNOWN.iter().try_for_each(|what| writeln!(out, "- {what}"))?;
+            }
+        }
+    }
     if confirm {
-        writeln!(out, "{} records written", registry.rebuild(rebuild).await?)?;
+        let written = registry.rebuild(rebuild).await?;
+        if format == Format::Table {
+            writeln!(out, "{written} records written")?;
+        }
     }
     Ok(())
 }
+
+/// What no plan tells.
+const UNKNOWN: [&str; 4] = [
+    "what projects and apps were called: they are called recovered-ID",
+    "whether apps host health data, and who accepted which terms",
+    "how many containers of a type were wanted: the greatest number there is counts",
+    "projects without containers, and apps without a type",
+];
 
 /// How long nodes may take to say what they have.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-use pn_core::{ContainerId, MacAddr, NetworkId, Transport};
+use pn_core::{ContainerId, MacAddr, NetworkId};
 use pn_overlay::packet::{ETHERNET_LEN, ETHERTYPE_IPV4, EthernetFrame, Ipv4Packet, UDP, UdpDatagram, udp_reply};
 use pn_overlay::{DropReason, Route};
 
@@ -313,15 +313,15 @@ impl Driver {
         }
     }
 
-    /// Answers a DNS query over UDP in place. `None` where the packet is none.
+    /// Answers a DNS query over UDP in place. `None` where the packet is none, or others have to be asked.
     fn answer(&self, network: NetworkId, packet: &Ipv4Packet<'_>) -> Option<Option<Vec<u8>>> {
-        let resolver = self.resolver.as_ref()?;
+        let answerer = self.answerer.as_ref()?;
         let udp =
             (packet.protocol() == UDP && !packet.is_fragment()).then(|| UdpDatagram::parse(packet.payload()))??;
         if udp.destination != DNS_PORT {
             return None;
         }
-        let reply = resolver.resolve(network, Transport::Udp, udp.payload);
+        let reply = answerer.answer(network, udp.payload)?;
         Some(reply.and_then(|reply| udp_reply(packet, &udp, &reply)))
     }
 

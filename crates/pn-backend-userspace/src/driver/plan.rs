@@ -300,10 +300,13 @@ impl Driver {
                 ports.insert(container, inner);
             }
             Owner::Resolver(network) => {
-                if let Some(resolver) = &self.resolver {
+                if let Some(answerer) = &self.answerer {
                     // It listens before any container can ask.
-                    let listener = Port(inner).listen(DNS_PORT).expect("a new stack has every port free");
-                    let task = self.runtime.spawn(resolver::serve_tcp(listener, network, Arc::clone(resolver)));
+                    let port = Port(inner);
+                    let listener = port.listen(DNS_PORT).expect("a new stack has every port free");
+                    let socket = answerer.other_names.is_some().then(|| port.bind_udp(DNS_PORT));
+                    let socket = socket.map(|socket| socket.expect("a new stack has every port free"));
+                    let task = self.runtime.spawn(resolver::serve(listener, socket, network, answerer.clone()));
                     self.resolvers.insert(network, task.abort_handle());
                 }
             }

@@ -20,7 +20,7 @@ use crate::answer::{Verdict, respond};
 use crate::counts::{Count, Drop};
 use crate::framing::{Frames, push};
 use crate::names::Freshness;
-use crate::other_names::OtherNames;
+use crate::other_names::{OtherNames, is_for_others};
 
 /// The connections of a server.
 #[derive(Debug, Default)]
@@ -109,9 +109,10 @@ pub async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     network: NetworkId,
     resolver: &dyn Resolver,
+    other_names: Option<&Arc<dyn OtherNames>>,
     idle: Duration,
 ) -> io::Result<()> {
-    serve(stream, &mut Resolving { network, resolver }, idle).await
+    serve(stream, &mut Resolving { network, resolver, other_names }, idle).await
 }
 
 /// Who answers the queries of a connection.
@@ -135,13 +136,16 @@ enum Next {
 struct Resolving<'a> {
     network: NetworkId,
     resolver: &'a dyn Resolver,
+    other_names: Option<&'a Arc<dyn OtherNames>>,
 }
 
 impl Handler for Resolving<'_> {
     fn handle(&mut self, query: &[u8], out: &mut Vec<u8>) -> Next {
-        if let Some(reply) = self.resolver.resolve(self.network, Transport::Tcp, query) {
-            push(out, &reply);
+        let Some(reply) = self.resolver.resolve(self.network, Transport::Tcp, query) else { return Next::Done };
+        if let Some(others) = self.other_names.filter(|_| is_for_others(query, &reply)) {
+            return Next::Ask(Arc::clone(others));
         }
+        push(out, &reply);
         Next::Done
     }
 }

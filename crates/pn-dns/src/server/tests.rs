@@ -232,11 +232,11 @@ async fn any_stream_is_served_until_its_client_ends_it() {
             client.write_all(&message[..cut]).await.unwrap();
             drop(client);
         };
-        let serve = serve_stream(server, network(1), &*names, PATIENCE);
+        let serve = serve_stream(server, network(1), &*names, None, PATIENCE);
         let ((), served) = soon("an answered stream", async { tokio::join!(ask, serve) }).await;
         assert_eq!(served.map_err(|error| error.kind()), expected);
     }
     let (_client, server) = tokio::io::duplex(64);
-    let error = serve_stream(server, network(1), &*names, Duration::from_millis(1)).await.unwrap_err();
+    let error = serve_stream(server, network(1), &*names, None, Duration::from_millis(1)).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
 }

@@ -155,6 +155,13 @@ impl Machine {
         &self.status
     }
 
+    /// Returns the plan that the node was last made, whole: what was obeyed, with what is held as it was. `None` while another
+    /// one is being realised, or fails.
+    #[must_use]
+    pub fn realised(&self) -> Option<&NodePlan> {
+        self.current.as_ref().filter(|_| !self.status.is_pending)
+    }
+
     /// Returns whether the agent has been shut down.
     #[must_use]
     pub fn is_done(&self) -> bool {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use pn_core::backend::Observed;
-use pn_core::{BackendError, DnsBackend, Followed, NodeId, OverlayBackend, PlanSource, Report, Timestamp};
+use pn_core::{BackendError, DnsBackend, Followed, NodeId, NodePlan, OverlayBackend, PlanSource, Report, Timestamp};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -23,6 +23,7 @@ pub struct Agent {
     names: Vec<Arc<dyn DnsBackend>>,
     clock: Clock,
     status: watch::Sender<AgentStatus>,
+    realised: watch::Sender<Option<NodePlan>>,
     orders: mpsc::UnboundedReceiver<Order>,
     /// Keeps the channel open when no handle is left.
     _orders: mpsc::UnboundedSender<Order>,
@@ -32,6 +33,7 @@ pub struct Agent {
 #[derive(Clone)]
 pub struct AgentHandle {
     status: watch::Receiver<AgentStatus>,
+    realised: watch::Receiver<Option<NodePlan>>,
     orders: mpsc::UnboundedSender<Order>,
 }
 
@@ -59,9 +61,10 @@ impl Agent {
     ) -> (Self, AgentHandle) {
         let machine = Machine::new(node, overlay.capabilities().name, names.len(), options);
         let (status, watched) = watch::channel(machine.status().clone());
+        let (realised, last) = watch::channel(None);
         let (sender, orders) = mpsc::unbounded_channel();
-        let handle = AgentHandle { status: watched, orders: sender.clone() };
-        (Self { machine, overlay, names, clock: Clock::new(), status, orders, _orders: sender }, handle)
+        let handle = AgentHandle { status: watched, realised: last, orders: sender.clone() };
+        (Self { machine, overlay, names, clock: Clock::new(), status, realised, orders, _orders: sender }, handle)
     }
 
     /// Follows the source until the agent is shut down, and returns how it was then.
@@ -80,6 +83,15 @@ impl Agent {
                 // What it takes the place of is ended first, so that no two attempts meet.
                 tasks.shutdown().await;
                 self.start(task, &mut tasks);
+            }
+            // Before the status, so that who hears of one finds the plan that belongs to it.
+            if let Some(plan) = self.machine.realised() {
+                self.realised.send_if_modified(|told| {
+                    told.as_ref() != Some(plan) && {
+                        *told = Some(plan.clone());
+                        true
+                    }
+                });
             }
             let status = self.machine.status();
             self.status.send_if_modified(|told| {
@@ -152,6 +164,12 @@ impl AgentHandle {
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<AgentStatus> {
         self.status.clone()
+    }
+
+    /// Returns the plan that the node was last made, whole: the newest one, with what is held as it was. `None` before the first.
+    #[must_use]
+    pub fn realised(&self) -> Option<NodePlan> {
+        self.realised.borrow().clone()
     }
 
     /// Confirms what is held now, so that it goes (L3).

@@ -385,6 +385,12 @@ async fn l5_what_nodes_have_rebuilds_what_the_store_lost() {
         }));
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
+    for n in [1, 2].map(NodeId::from_u128) {
+        let (planned, applied) =
+            (registry.node_plan(n).await.unwrap(), registry.applied_plan(n, PATIENCE).await.unwrap());
+        assert_eq!(planned.changes_since(&applied.unwrap()), []);
+    }
+    assert_eq!(registry.applied_plan(NodeId::from_u128(3), Duration::from_secs(1)).await.unwrap(), None);
     let before = registry.state().await.unwrap();
     let keep = layout::projects();
     store.commit(Transaction::new().delete_prefix(keep.clone())).await.unwrap();
@@ -403,6 +409,7 @@ async fn l5_what_nodes_have_rebuilds_what_the_store_lost() {
         let (was, is) = (before.node_plan(NodeId::from_u128(n)), after.node_plan(NodeId::from_u128(n)));
         assert_eq!((was.peers, was.host), (is.peers, is.host));
     }
+    assert_eq!(after.app(AppId::from_u128(1)).unwrap().label.as_str(), format!("recovered-{}", AppId::from_u128(1)));
     // Life goes on: nothing is given twice.
     registry.apply(Change::Scale { app: AppId::from_u128(1), formation: "web:3".parse().unwrap() }).await.unwrap();
     start(&registry, 1, 1 + 2, 1).await;

@@ -1,17 +1,17 @@
 //! What a change has to know of the region: which keys are read for it, and the state that they make.
 
+mod vnis;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use pn_core::{
-    Change, Generation, Label, NetworkId, Node, NodeId, Numbers, ProjectId, PublicKey, Record, Region, Rest, State, Vni,
-};
+use pn_core::{Change, Generation, Label, Node, NodeId, ProjectId, PublicKey, Record, Region, State, Vni};
 
 use super::cache::Project;
+use super::names::Names;
 use super::{Registry, RegistryError};
 use crate::layout::{self, Head, Seen};
-use crate::{Entry, Key, Listing, Precondition, Reading, Revision, StoreExt};
+use crate::{Entry, Key, Precondition, Reading, Revision, StoreExt};
 
 /// How many networks a node may be in when what they all depend on changes.
 const MOST_NETWORKS: usize = 50;
@@ -39,88 +39,6 @@ pub(super) struct Share {
     pub(super) also: Vec<Precondition>,
     /// Whether anything was read after the heads, so that it may be younger than they are.
     pub(super) is_mixed: bool,
-}
-
-/// The keys that say where to look for what a change names.
-#[derive(Debug, Default)]
-pub(super) struct Names {
-    /// Projects that it names itself.
-    pub(super) projects: BTreeSet<ProjectId>,
-    /// Keys that lead to projects.
-    pub(super) locators: Vec<Key>,
-    nodes: BTreeSet<NodeId>,
-    /// Claims of nodes, by which others are found.
-    claims: Vec<Key>,
-    network: Option<NetworkId>,
-    takes_vni: bool,
-    gives_vni: bool,
-    places: Option<NodeId>,
-    /// A node of which every network has to be known.
-    everywhere: Option<NodeId>,
-}
-
-impl Names {
-    pub(super) fn of(change: &Change) -> Self {
-        let mut names = Self::default();
-        match change {
-            Change::AddProject(project) => drop(names.projects.insert(project.id)),
-            Change::RemoveProject(project) => drop(names.projects.insert(*project)),
-            Change::EnablePrivateNetwork(request) => {
-                names.projects.insert(request.project);
-                names.locators.push(layout::network(request.network));
-                (names.network, names.takes_vni) = (Some(request.network), true);
-            }
-            Change::DisablePrivateNetwork(project) => {
-                names.projects.insert(*project);
-                names.gives_vni = true;
-            }
-            Change::AddApp(app) => {
-                names.projects.insert(app.project);
-                names.locators.push(layout::app(app.id));
-            }
-            Change::RemoveApp(app)
-            | Change::SetHosting { app, .. }
-            | Change::Scale { app, .. }
-            | Change::DeclarePorts { app, .. }
-            | Change::Undeclare { app, .. } => names.locators.push(layout::app(*app)),
-            Change::MoveApp { app, project } => {
-                names.projects.insert(*project);
-                names.locators.push(layout::app(*app));
-            }
-            Change::AddNode(node) | Change::UpdateNode(node) => {
-                names.nodes.insert(node.id);
-                names.claims = layout::claims(node);
-            }
-            Change::RemoveNode(node) => {
-                names.nodes.insert(*node);
-                names.everywhere = Some(*node);
-            }
-            Change::SetAvailability { node, .. } | Change::PromoteKey(node) => drop(names.nodes.insert(*node)),
-            Change::OfferKey { node, public_key } => {
-                names.nodes.insert(*node);
-                names.claims = vec![layout::public_key(public_key)];
-            }
-            Change::Start { container, slot, node } => {
-                names.locators.extend([layout::app(slot.app()), layout::container(*container)]);
-                names.nodes.insert(*node);
-                names.places = Some(*node);
-            }
-            Change::Replace { container, replaces, node } => {
-                names.locators.extend([layout::container(*replaces), layout::container(*container)]);
-                names.nodes.insert(*node);
-                names.places = Some(*node);
-            }
-            Change::Ready(container)
-            | Change::Stop(container)
-            | Change::Remove(container)
-            | Change::Fail(container) => {
-                names.locators.push(layout::container(*container));
-            }
-            // A change that is newer than this: the state refuses what it does not find.
-            _ => (),
-        }
-        names
-    }
 }
 
 /// Reads a share, piece by piece.
@@ -334,83 +252,6 @@ impl Reader<'_> {
             by_network.into_values().flatten().filter(|node| !there.contains(node)).collect();
         known.extend(others.into_iter().map(placeholder));
         Ok(())
-    }
-
-    /// Reads whose turn it is among the VNIs, which are taken, and those that have rested longest.
-    async fn vnis(&mut self, names: &Names) -> Result<(), RegistryError> {
-        self.is_mixed = true;
-        let store = &*self.registry.store;
-        let settled = NonZeroUsize::new(16).expect("16 is not zero");
-        let rests = store.list(&Listing::new(layout::resting_vnis()).limit(settled)).await?.entries;
-        let mut keys: Vec<Key> = rests.iter().map(|entry| entry.key.clone()).collect();
-        if let Some(network) = names.network {
-            let (_, entry) = store.get_one(&layout::network(network)).await?;
-            let resting = entry.map(|entry| String::from_utf8_lossy(&entry.value).parse::<Key>());
-            keys.extend(resting.and_then(Result::ok).filter(|key| key.starts_with(&layout::resting_vnis())));
-        }
-        keys.sort();
-        keys.dedup();
-        let mut locators = BTreeMap::new();
-        for entry in self.get(&keys).await?.into_iter().flatten() {
-            let Some(Record::Rest(rest @ Rest::Vni { vni, network, .. })) = layout::record(&entry)? else { continue };
-            self.records.push(Record::Rest(rest));
-            locators.insert(layout::vni(vni.get()), None);
-            locators.insert(layout::network(network), Some(entry.key.to_string()));
-        }
-        for record in &self.records {
-            if let Record::Network(network) = record {
-                locators.insert(layout::vni(network.vni.get()), None);
-                locators.entry(layout::network(network.id)).or_insert(None);
-            }
-        }
-        locators.insert(layout::next_vni(), None);
-        let keys: Vec<Key> = locators.keys().cloned().collect();
-        let entries = self.get(&keys).await?;
-        let mut next = 1;
-        for ((key, leads), entry) in locators.into_iter().zip(entries) {
-            let text = entry.as_ref().map(|entry| String::from_utf8_lossy(&entry.value).into_owned());
-            if leads.is_some() && leads != text {
-                self.foreign.push(key.clone());
-            }
-            if key == layout::next_vni()
-                && let Some(entry) = &entry
-                && let Some(Record::Next(Numbers::Vnis, number)) = layout::record(entry)?
-            {
-                next = number;
-                self.records.push(Record::Next(Numbers::Vnis, number));
-            }
-        }
-        if names.takes_vni {
-            let last = self.registry.region.policy.last_vni.get();
-            if !self.reserve(next, last).await? {
-                self.reserve(1, next).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads which VNIs are taken, from one on until one is not; `false` where all are.
-    async fn reserve(&mut self, first: u32, last: u32) -> Result<bool, RegistryError> {
-        let (prefix, mut expected) = (layout::vnis(), first);
-        let mut listing = Listing::new(prefix.clone());
-        if first > 1 {
-            listing = listing.after(layout::vni(first - 1));
-        }
-        loop {
-            let page = self.registry.store.list(&listing).await?;
-            for entry in &page.entries {
-                let number = entry.key.strip_prefix(&prefix).and_then(|hex| u32::from_str_radix(hex, 16).ok());
-                if number != Some(expected) || expected > last {
-                    return Ok(expected <= last);
-                }
-                self.reserved.extend(Vni::new(expected));
-                expected += 1;
-            }
-            match page.entries.last() {
-                Some(entry) if !page.is_last => listing = listing.after(entry.key.clone()),
-                _ => return Ok(expected <= last),
-            }
-        }
     }
 
     fn finish(self, region: &Region) -> Result<Share, RegistryError> {

@@ -3,13 +3,13 @@
 use core::time::Duration;
 
 use pn_core::{
-    App, Availability, ContainerId, Families, Hosting, NetworkRequest, NodeId, Policy, Project, PublicKey, Slot,
-    Subnet, Terms, Timestamp, Vni,
+    App, AppId, Availability, ContainerId, ContainerType, Families, Hosting, NetworkRequest, Node, NodeId, Policy,
+    Project, PublicKey, Slot, Subnet, Terms, Timestamp, Vni,
 };
 use proptest::prelude::*;
 
 use super::*;
-use crate::{ManualClock, MemoryStore};
+use crate::{ManualClock, MemoryStore, StoreExt as _};
 
 pub(crate) fn project(n: u8) -> ProjectId {
     ProjectId::from_u128(n.into())

@@ -25,9 +25,7 @@ impl Etcd {
 
     /// Starts one with more arguments, which may name files in its directory.
     pub(crate) async fn start_with(arguments: impl FnOnce(&Path) -> Vec<String>) -> Option<Self> {
-        if let Err(error) = Command::new("etcd").arg("--version").stdout(Stdio::null()).status() {
-            assert_ne!(std::env::var("PN_REQUIRE_ROOT").as_deref(), Ok("1"), "etcd is required here: {error}");
-            println!("ignored: there is no etcd here ({error}); Debian has it as etcd-server");
+        if !is_here() {
             return None;
         }
         let dir = tempfile::Builder::new().prefix("store-etcd-").tempdir().unwrap();
@@ -49,6 +47,38 @@ impl Etcd {
         Some(etcd)
     }
 
+    /// Starts three that are one cluster.
+    pub(crate) async fn start_cluster() -> Option<[Self; 3]> {
+        if !is_here() {
+            return None;
+        }
+        let ports = [free_ports(), free_ports(), free_ports()];
+        let named = ports.iter().enumerate().map(|(n, (_, peer))| format!("member{n}=http://{peer}"));
+        let cluster = named.collect::<Vec<_>>().join(",");
+        let mut number = 0;
+        let mut members = ports.map(|(client, peer)| {
+            let dir = tempfile::Builder::new().prefix("store-etcd-").tempdir().unwrap();
+            // Of an argument that is given twice, the last counts.
+            let arguments = vec![format!("--name=member{number}"), format!("--initial-cluster={cluster}")];
+            number += 1;
+            let process = spawn(dir.path(), client, peer, &arguments);
+            Self { process, dir, client, peer, arguments }
+        });
+        for member in &mut members {
+            member.until_it_answers().await;
+        }
+        Some(members)
+    }
+
+    async fn until_it_answers(&mut self) {
+        let begun = Instant::now();
+        while !self.answers() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "etcd does not answer");
+            assert!(self.process.try_wait().unwrap().is_none(), "etcd has ended");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// The address of a store in it.
     pub(crate) fn url(&self, prefix: &str) -> String {
         format!("etcd://{}/{prefix}", self.client)
@@ -63,11 +93,7 @@ impl Etcd {
     /// Starts it again, with what it had.
     pub(crate) async fn restart(&mut self) {
         self.process = spawn(self.dir.path(), self.client, self.peer, &self.arguments);
-        let begun = Instant::now();
-        while !self.answers() {
-            assert!(begun.elapsed() < Duration::from_secs(60), "etcd does not answer again");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        self.until_it_answers().await;
     }
 
     /// Runs `etcdctl`, an eye of its own.
@@ -104,6 +130,16 @@ impl Drop for Etcd {
         drop(self.process.kill());
         drop(self.process.wait());
     }
+}
+
+/// Says whether there is an etcd; where one must be, it is a failure that there is none.
+fn is_here() -> bool {
+    let status = Command::new("etcd").arg("--version").stdout(Stdio::null()).status();
+    if let Err(error) = &status {
+        assert_ne!(std::env::var("PN_REQUIRE_ROOT").as_deref(), Ok("1"), "etcd is required here: {error}");
+        println!("ignored: there is no etcd here ({error}); Debian has it as etcd-server");
+    }
+    status.is_ok()
 }
 
 fn free_ports() -> (SocketAddr, SocketAddr) {

@@ -197,10 +197,13 @@ async fn a_handle_confirms() {
     node.until(AgentStatus::is_settled).await;
     node.world.fail([1]);
     node.tell();
-    let status = node.until(|status| !status.held.is_empty()).await;
+    let status = node.until(|status| !status.held.is_empty() && !status.is_pending).await;
     assert_eq!(status.held.len(), 1);
+    let kept = node.handle.realised().unwrap();
+    assert_eq!((Some(kept.generation), kept.networks.len()), (status.announced, 1), "what is held is there");
     node.handle.confirm();
     node.until(AgentStatus::is_settled).await;
+    assert_eq!(node.handle.realised(), Some(node.world.plan()));
     node.check().await;
 }
 

@@ -1,12 +1,14 @@
 //! Machines as network namespaces, joined by a bridge, with a real etcd and the real programs.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, setns};
 
 /// How long anything may take that is waited for: the machines that run this are slow and busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -116,6 +118,11 @@ impl Machine {
         in_namespace(&self.namespace, program)
     }
 
+    /// Does something on the machine, in this process.
+    pub(crate) fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        inside(&self.namespace, act)
+    }
+
     /// Pulls or plugs the machine's cable.
     pub(crate) fn cable(&self, state: &str) {
         ip(&["-n", &self.wire, "link", "set", &self.port, state]);
@@ -135,6 +142,16 @@ impl Container {
 
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         in_namespace(&self.namespace, program)
+    }
+
+    /// Does something in the container, in this process.
+    pub(crate) fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        inside(&self.namespace, act)
+    }
+
+    /// Returns whether an agent has given it an interface.
+    pub(crate) fn has_interface(&self) -> bool {
+        self.inside(|| fs::read_to_string("/proc/thread-self/net/dev").unwrap().contains("pn0:"))
     }
 
     /// Serves a text by HTTP on a port, with BusyBox.
@@ -223,6 +240,16 @@ fn in_namespace(namespace: &str, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("ip");
     command.args(["netns", "exec", namespace]).arg(program);
     command
+}
+
+/// Does something on a thread that is in a network namespace.
+fn inside<T: Send>(namespace: &str, act: impl FnOnce() -> T + Send) -> T {
+    let entered = || {
+        setns(File::open(Path::new("/run/netns").join(namespace)).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
+        act()
+    };
+    let done = std::thread::scope(|scope| scope.spawn(entered).join());
+    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn ip(arguments: &[&str]) {

@@ -1,0 +1,173 @@
+//! What a day brings: from nothing to a page, on many machines and on one, in the kernel and in user space.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::machines::{Running, is_root, succeed, wait_for};
+use crate::platform::Platform;
+use crate::probe::dig;
+
+#[test]
+fn from_nothing_to_curl_between_machines_with_pn_alone() {
+    if !is_root() {
+        return;
+    }
+    let mut platform = Platform::with_etcd(3);
+    platform.shop();
+    let (backend, _) = platform.container("my-app", "my-app-backend", 1);
+    let (other, _) = platform.container("my-app", "my-app-backend", 2);
+    let (waf, _) = platform.container("waf", "web", 3);
+    let dir = platform.fleet.dir.clone();
+    let _servers = [backend.serve(3000, "one", &dir), other.serve(3000, "two", &dir)];
+
+    let names = platform.names("my-app");
+    let suffix = platform.suffix("my-app");
+    for (n, page) in [(1, "one"), (2, "two")] {
+        let url = format!("http://{n}.my-app-backend.{suffix}:3000/");
+        wait_for("the backend answers", || match waf.fetch(&url) {
+            Ok(body) if body == page => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    }
+    // What the product lists is what resolves, on every node.
+    let expected =
+        ["my-app-backend.", "1.my-app-backend.", "2.my-app-backend."].map(|label| format!("{label}{suffix}"));
+    assert_eq!(names.iter().collect::<BTreeSet<_>>(), expected.iter().collect());
+    for name in &names {
+        let planned: BTreeSet<String> = platform.run(&["resolve", name]).lines().map(str::to_owned).collect();
+        for container in [&backend, &other, &waf] {
+            assert_eq!(dig(container, name), planned, "{name}");
+        }
+    }
+    // Nothing leads out of the network, or in.
+    assert!(waf.fetch("http://10.9.0.100:2379/health").is_err());
+    let status = platform.json(&["status"]);
+    assert!(status.as_array().unwrap().iter().all(|node| node["failures"] == Value::Array(Vec::new())), "{status}");
+}
+
+#[test]
+fn one_machine_needs_a_file_and_nothing_else() {
+    if !is_root() {
+        return;
+    }
+    let mut platform = Platform::with_sqlite();
+    platform.shop();
+    let (backend, id) = platform.container("my-app", "my-app-backend", 1);
+    let (waf, _) = platform.container("waf", "web", 1);
+    let _server = backend.serve(3000, "hello", &platform.fleet.dir.clone());
+    let name = platform.suffix("my-app");
+    let url = format!("http://my-app-backend.{name}:3000/");
+    wait_for("the backend answers", || {
+        waf.fetch(&url).and_then(|body| if body == "hello" { Ok(()) } else { Err(body) })
+    });
+
+    // Stopped, it has no name; drained, it is gone.
+    platform.run(&["stop", &id]);
+    wait_for("its name is gone", || match dig(&waf, &format!("1.my-app-backend.{name}")) {
+        none if none.is_empty() => Ok(()),
+        some => Err(format!("{some:?}")),
+    });
+    wait_for("the container is gone", || {
+        let left = platform.json(&["ps", "--app", "my-app"]);
+        if left == Value::Array(Vec::new()) { Ok(()) } else { Err(left.to_string()) }
+    });
+    wait_for("its interface is gone", || if backend.has_interface() { Err("pn0 is there".to_owned()) } else { Ok(()) });
+}
+
+#[test]
+fn the_kernel_and_user_space_mix_in_one_network() {
+    if !is_root() {
+        return;
+    }
+    let mut platform = Platform::with_etcd(2);
+    platform.stop_agent(1);
+    platform.start_agent(1, &["--backend", "linux"]);
+    platform.wait_until_joined();
+    platform.shop();
+    let (in_user_space, _) = platform.container("my-app", "my-app-backend", 1);
+    let (in_the_kernel, _) = platform.container("my-app", "my-app-backend", 2);
+    let dir = platform.fleet.dir.clone();
+    let _servers = [in_user_space.serve(3000, "one", &dir), in_the_kernel.serve(3000, "two", &dir)];
+    let suffix = platform.suffix("my-app");
+    for (from, to, page) in [(&in_the_kernel, 1, "one"), (&in_user_space, 2, "two")] {
+        let url = format!("http://{to}.my-app-backend.{suffix}:3000/");
+        wait_for("they reach each other", || match from.fetch(&url) {
+            Ok(body) if body == page => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    }
+    let status = platform.json(&["status"]);
+    let of = |key: &str| status.as_array().unwrap().iter().map(|node| node[key].to_string()).collect::<Vec<_>>();
+    assert_ne!(of("backend")[0], of("backend")[1], "{status}");
+    // Stopped in good order, an agent leaves nothing in the kernel.
+    let node = platform.node(2);
+    platform.stop_agent(1);
+    let nodes = platform.json(&["nodes"]);
+    let left = nodes.as_array().unwrap().iter().find(|known| known["id"] == node.as_str()).unwrap();
+    assert_eq!(left["alive"], false, "its names go at once: {nodes}");
+    let left = std::fs::read_dir(Path::new("/run/private-networks").join(&node));
+    let left: Vec<_> = left.into_iter().flatten().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
+    let links = succeed(platform.machines[1].command("ip").args(["-br", "link"]));
+    assert_eq!(links.lines().count(), 2, "only lo and eth0 are to be left: {links}");
+}
+
+#[test]
+fn two_command_lines_race_for_the_same_slots() {
+    if !is_root() {
+        return;
+    }
+    let platform = Platform::with_etcd(1);
+    platform.shop();
+    platform.run(&["scale", "my-app-backend:100", "--app", "my-app"]);
+    let start = ["start", "my-app-backend", "--app", "my-app", "--node", "node1", "--no-wait"];
+    let racers: Vec<_> =
+        (0..200).map(|_| platform.pn(&start).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()).collect();
+    let won = racers.into_iter().map(|mut racer| racer.wait().unwrap()).filter(|status| status.success()).count();
+    assert_eq!(won, 100);
+    let containers = platform.json(&["ps", "--app", "my-app"]);
+    let of = |key: &str| containers.as_array().unwrap().iter().map(|c| c[key].to_string()).collect::<BTreeSet<_>>();
+    assert_eq!((of("address").len(), of("name").len()), (100, 100));
+}
+
+#[test]
+fn other_names_are_asked_upstream_and_ours_never() {
+    if !is_root() {
+        return;
+    }
+    let mut platform = Platform::with_sqlite();
+    // It has an answer to everything, so that what it is asked shows.
+    let mut upstream = platform.machines[0].command("dnsmasq");
+    upstream.args(["--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null", "--pid-file="]);
+    upstream.args(["--port=5300", "--listen-address=127.0.0.1", "--bind-interfaces", "--address=/#/192.0.2.7"]);
+    let _upstream = Running::start(&mut upstream);
+    platform.shop();
+    for backend in ["userspace", "linux"] {
+        platform.stop_agent(0);
+        platform.start_agent(0, &["--backend", backend, "--dns-upstream", "127.0.0.1:5300"]);
+        platform.wait_until_joined();
+        let (container, id) = platform.container("my-app", "my-app-backend", 1);
+        let name = format!("1.my-app-backend.{}", platform.suffix("my-app"));
+        let ask = |arguments: &[&str]| {
+            succeed(
+                container
+                    .command("dig")
+                    .args(["+noall", "+comments", "+answer", "+tries=2", "+time=2"])
+                    .args(arguments),
+            )
+        };
+        for transport in ["+notcp", "+tcp"] {
+            wait_for("upstream answers", || match ask(&[transport, "www.example.com"]) {
+                answer if answer.contains("192.0.2.7") => Ok(()),
+                other => Err(other),
+            });
+            assert_eq!(ask(&[transport, &name]).matches("IN\tA").count(), 1);
+            let none = ask(&[transport, &name.replacen('1', "9", 1)]);
+            assert!(none.contains("NXDOMAIN") && !none.contains("192.0.2.7"), "{none}");
+        }
+        platform.run(&["fail", &id]);
+    }
+}
