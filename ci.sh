@@ -25,6 +25,8 @@ packages=(
     etcd-server etcd-client nginx libnginx-mod-http-modsecurity modsecurity-crs
     # A kernel with WireGuard, to boot.
     qemu-system-x86 cpio kmod
+    # A container engine.
+    podman runc
 )
 installed() { dpkg-query -W -f '${Package} ${Status}\n' "${packages[@]}" 2>/dev/null | grep -c 'install ok installed' || true; }
 if [[ $(installed) == "${#packages[@]}" ]]; then
@@ -85,12 +87,14 @@ print("the JSON says the same")'
 if [[ $EUID == 0 ]]; then
     step "the firewall use case"
     cargo run --locked --release --quiet --example waf
+    step "containers of an engine"
+    ci/podman.sh
     step "the zone through people's resolvers"
     ci/dns-clients.sh
     step "the kernel's WireGuard, on a kernel that has it"
     ci/linux-wireguard.sh
 else
-    left_out "the firewall use case, people's resolvers and the kernel's WireGuard, which need root"
+    left_out "the firewall use case, containers of an engine, people's resolvers and the kernel's WireGuard, which need root"
 fi
 
 step "benchmarks, a smoke of each"
@@ -99,7 +103,8 @@ cargo run --locked --release --quiet -p pn-benches --bin in-process -- --seconds
 cargo run --locked --release --quiet -p pn-benches --bin region -- --networks 400
 cargo run --locked --release --quiet -p pn-benches --bin dns -- --only pn-dns,echo --rounds 1 --seconds 1 --names 1000 --updates 20
 if [[ $EUID == 0 ]]; then
-    cargo run --locked --release --quiet -p pn-benches --bin overlay -- --only veth,pn-userspace,pn-in-process --rounds 1 --seconds 1 --figures tcp1,udp64,rtt
+    cargo run --locked --release --quiet -p pn-benches --bin overlay -- --only veth,pn-userspace,pn-linux,pn-in-process --rounds 1 --seconds 1 --figures tcp1,udp64,rtt
+    cargo run --locked --release --quiet -p pn-benches --bin program -- --rounds 1
 fi
 
 step "fuzzing, 10 s each"
