@@ -115,7 +115,11 @@ async fn a_namespace_that_vanished_is_reported_or_made_anew() {
     // Our own are made anew.
     for place in [network(1).to_string(), "transport".to_owned()] {
         hosts::sh(&format!("umount {}", kept.join(&place).display()));
-        backend.apply(&region.state.node_plan(here)).await.into_result().unwrap();
+        // As long as the kernel has not taken the one before down, its VNI is in the way; the next attempt finds it free.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while let Err(error) = backend.apply(&region.state.node_plan(here)).await.into_result() {
+            assert!(std::time::Instant::now() < deadline, "{}", explain(&error));
+        }
         hosts::eventually("packets", || reaches(good, other));
         assert!(reaches(good, gone), "{place}");
     }

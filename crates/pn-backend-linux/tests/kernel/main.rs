@@ -1,6 +1,5 @@
 //! Everything that needs a kernel: networks between namespaces that are hosts.
 
-mod cost;
 mod errors;
 mod hostile;
 mod hosts;

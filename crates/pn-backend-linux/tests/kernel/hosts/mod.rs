@@ -1,6 +1,6 @@
 //! Hosts and containers as network namespaces, on one Ethernet; and the commands that look at them with other eyes than ours.
 
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
