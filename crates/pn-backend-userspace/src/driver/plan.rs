@@ -335,9 +335,16 @@ impl Driver {
 
 /// Returns what an interface is to be.
 fn interface(network: &NetworkPlan, kind: Kind) -> Interface {
-    // What fits into one system call of the underlay with all that is put in front.
-    let datagram = usize::from(network.mtu) + MAX_OVERHEAD + OVERHEAD;
-    let segments = (underlay::MAX_OCTETS / datagram).clamp(1, 64) as u32;
+    let segments = match kind {
+        // What fits into one system call of the underlay with all that is put in front.
+        Kind::Container { .. } => {
+            let datagram = usize::from(network.mtu) + MAX_OVERHEAD + OVERHEAD;
+            (underlay::MAX_OCTETS / datagram).clamp(1, 64) as u32
+        }
+        // Who sends behind a bridge knows nothing of that, and the kernel would cut what is too much into single packets. That
+        // costs more than a second system call.
+        Kind::Network => u16::MAX.into(),
+    };
     Interface { kind, mtu: network.mtu, segments }
 }
 
