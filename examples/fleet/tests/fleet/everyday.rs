@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::machines::{Running, is_root, succeed, wait_for};
+use crate::machines::{Running, alone, is_root, succeed, wait_for};
 use crate::platform::Platform;
 use crate::probe::dig;
 
@@ -120,6 +120,7 @@ fn two_command_lines_race_for_the_same_slots() {
     if !is_root() {
         return;
     }
+    let _alone = alone();
     let platform = Platform::with_etcd(1);
     platform.shop();
     platform.run(&["scale", "my-app-backend:100", "--app", "my-app"]);

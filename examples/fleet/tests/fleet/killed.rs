@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use pn_store::{Clock as _, SystemClock};
 
 use crate::churn::Churn;
-use crate::machines::{PATIENCE, is_root};
+use crate::machines::{PATIENCE, alone, is_root};
 use crate::platform::{Pair, Platform};
 use crate::probe;
 
@@ -17,6 +17,7 @@ fn an_agent_that_is_killed_comes_back_and_others_do_not_notice() {
     if !is_root() {
         return;
     }
+    let _alone = alone();
     let is_quiet = std::env::var_os("PN_MEASURE").is_some();
     let mut platform = Platform::with_etcd(3);
     let Pair { waf, stream, .. } = platform.pair();

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
@@ -21,6 +22,12 @@ pub(crate) fn is_root() -> bool {
         println!("ignored: network namespaces need root");
     }
     root
+}
+
+/// Keeps tests apart that load the machine with all they have or that look at the clock.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A network of machines that goes with the value.
