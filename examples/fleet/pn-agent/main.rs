@@ -130,6 +130,7 @@ async fn run(options: Options) -> Result<(), Error> {
         Interfaces { registry: registry.clone(), node, data_plane: data_plane.clone(), agent: handle.clone() };
     let beside = [
         tokio::spawn(report::age(names, handle.subscribe())),
+        tokio::spawn(report::log(handle.subscribe())),
         tokio::spawn(report::run(reporter, handle.clone(), data_plane.clone())),
         tokio::spawn(interfaces.run()),
         tokio::spawn(drained::run(registry.clone(), handle.clone())),

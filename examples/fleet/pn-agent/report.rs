@@ -9,7 +9,7 @@ use pn_overlay::{AgentHandle, AgentStatus};
 use pn_store::{Clock as _, Held, NodeStatus, Reporter, SystemClock};
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{debug, info, warn};
 
 use crate::data_plane::DataPlane;
 
@@ -27,6 +27,28 @@ pub(crate) async fn age(names: Arc<Names>, mut agent: watch::Receiver<AgentStatu
         if let Ok(Err(_)) = timeout(EVERY, agent.changed()).await {
             return;
         }
+    }
+}
+
+/// Logs what whoever runs the node wants to know at once.
+pub(crate) async fn log(mut agent: watch::Receiver<AgentStatus>) {
+    let mut before = agent.borrow_and_update().clone();
+    while agent.changed().await.is_ok() {
+        let now = agent.borrow_and_update().clone();
+        match (&before.fenced, &now.fenced) {
+            (None, Some(why)) => warn!(%why, "fenced: nothing is forwarded or answered"),
+            (Some(_), None) => info!("not fenced any more"),
+            _ => (),
+        }
+        match (&before.stale, &now.stale) {
+            (None, Some(stale)) => warn!(why = %stale.why, "the store is lost; what is there goes on"),
+            (Some(_), None) => info!("the store is back"),
+            _ => (),
+        }
+        for (network, held) in now.held.iter().filter(|(network, _)| !before.held.contains_key(network)) {
+            warn!(%network, going = held.going, of = held.of, reason = %held.reason, "held until it is confirmed");
+        }
+        before = now;
     }
 }
 

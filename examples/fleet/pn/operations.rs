@@ -30,6 +30,7 @@ pub(crate) async fn nodes(
         ("MTU", "underlay_mtu"),
         ("Tunnel address", "tunnel_address"),
         ("Containers", "containers"),
+        ("Registration", "registration"),
         ("ID", "id"),
     ];
     let rows = state.nodes().map(|node| {
@@ -47,6 +48,7 @@ pub(crate) async fn nodes(
             json!(node.underlay_mtu),
             json!(node.tunnel_address.to_string()),
             json!(endpoints.filter(|endpoint| endpoint.node == node.id).count()),
+            json!(node.registration),
             json!(node.id.to_string()),
         ]
     });

@@ -1,14 +1,16 @@
 //! What a day brings: from nothing to a page, on many machines and on one, in the kernel and in user space.
 
 use std::collections::BTreeSet;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::machines::{Running, alone, is_root, succeed, wait_for};
+use crate::machines::{PATIENCE, Running, alone, fail, is_root, succeed, text, wait_for};
 use crate::platform::Platform;
 use crate::probe::dig;
+use crate::stream::Stream;
 
 #[test]
 fn from_nothing_to_curl_between_machines_with_pn_alone() {
@@ -113,6 +115,94 @@ fn the_kernel_and_user_space_mix_in_one_network() {
     assert!(left.is_empty(), "{left:?}");
     let links = succeed(platform.machines[1].command("ip").args(["-br", "link"]));
     assert_eq!(links.lines().count(), 2, "only lo and eth0 are to be left: {links}");
+}
+
+#[test]
+fn a_service_says_how_it_is_and_can_leave_the_data_plane_standing() {
+    if !is_root() {
+        return;
+    }
+    let mut platform = Platform::with_sqlite();
+    platform.stop_agent(0);
+    let manager = platform.fleet.dir.join("notify");
+    let socket = UnixDatagram::bind(&manager).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let told = || {
+        let mut said = [0; 100];
+        let len = socket.recv(&mut said).expect("the service manager is told");
+        text(&said[..len]).trim().to_owned()
+    };
+    let start = |platform: &mut Platform| {
+        let mut agent = platform.agent(0);
+        agent.args(["--backend", "linux", "--leave-running"]).env("NOTIFY_SOCKET", &manager);
+        platform.agents[0] = Some(Running::start(&mut agent));
+        assert_eq!(told(), "READY=1");
+    };
+    start(&mut platform);
+    platform.shop();
+    let (backend, _) = platform.container("my-app", "my-app-backend", 1);
+    let (waf, _) = platform.container("waf", "web", 1);
+    let name = format!("1.my-app-backend.{}", platform.suffix("my-app"));
+    let stream = Stream::start(&backend, &waf, &name, &platform.fleet.dir);
+    platform.stop_agent(0);
+    assert_eq!(told(), "STOPPING=1");
+    stream.assert_intact();
+    start(&mut platform);
+    wait_for("names are answered again", || match dig(&waf, &name).len() {
+        1 => Ok(()),
+        count => Err(format!("{count} addresses")),
+    });
+    stream.assert_intact();
+
+    // One that leaves nothing takes away what was left.
+    platform.stop_agent(0);
+    platform.start_agent(0, &["--backend", "linux"]);
+    platform.wait_until_joined();
+    platform.stop_agent(0);
+    let left = platform.machines[0].command("ip").args(["-br", "link"]).output().unwrap();
+    assert_eq!(text(&left.stdout).lines().count(), 2, "only lo and eth0: {}", text(&left.stdout));
+}
+
+#[test]
+fn apps_move_into_a_private_network_and_a_project_is_taken_apart() {
+    if !is_root() {
+        return;
+    }
+    let platform = Platform::with_sqlite();
+    platform.shop();
+    platform.run(&["projects-add", "old"]);
+    platform.run(&["create", "legacy", "--project", "old"]);
+    platform.run(&["create", "records", "--project", "old", "--hds"]);
+    assert_eq!(platform.names("legacy"), Vec::<String>::new());
+    let refused = fail(&mut platform.pn(&["project-set", "shop", "--app", "records"]), 1);
+    assert!(refused.contains("has health-data hosting (HDS)"), "{refused}");
+    let refused = fail(&mut platform.pn(&["create", "more-records", "--project", "shop", "--hds"]), 1);
+    assert!(refused.contains("has health-data hosting (HDS)"), "{refused}");
+    platform.run(&["project-set", "shop", "--app", "legacy"]);
+    platform.run(&["scale", "worker:1", "--app", "legacy"]);
+
+    let started = platform.json(&["start", "worker", "--app", "legacy", "--node", "node1", "--no-wait"]);
+    let (id, address) = (started["id"].as_str().unwrap(), started["address"].as_str().unwrap());
+    let name = format!("1.worker.{}", platform.suffix("legacy"));
+    assert!(!platform.names("legacy").contains(&name), "it is not ready");
+    platform.run(&["ready", id]);
+    assert!(platform.names("legacy").contains(&name));
+    assert_eq!(platform.run(&["resolve", &name]).trim(), address);
+    let details = platform.json(&["projects-details", "shop"]);
+    assert_eq!((&details["used_ips"][0], &details["max_ips"]), (&Value::from(address), &Value::from(1022)));
+
+    let refused = fail(&mut platform.pn(&["project-set", "old", "--app", "legacy"]), 1);
+    assert!(refused.contains("has 1 containers: it must have none"), "{refused}");
+    let refused = fail(&mut platform.pn(&["projects-disable-private-network", "shop"]), 1);
+    assert!(refused.contains("has 3 apps: it must have none"), "{refused}");
+    platform.run(&["fail", id]);
+    for app in ["legacy", "my-app", "waf"] {
+        platform.run(&["destroy", "--app", app]);
+    }
+    platform.run(&["projects-disable-private-network", "shop"]);
+    platform.run(&["projects-remove", "shop"]);
+    let projects = platform.json(&["projects"]);
+    assert_eq!((projects.as_array().unwrap().len(), &projects[0]["name"]), (1, &Value::from("old")));
 }
 
 #[test]

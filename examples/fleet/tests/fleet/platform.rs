@@ -1,11 +1,15 @@
 //! Machines with agents, and the product's use case on them.
 
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::machines::{Container, Fleet, Machine, Running, succeed, text, wait_for};
 use crate::stream::Stream;
+
+/// How long a node is believed to be alive that is not heard from.
+pub(crate) const LEASE: Duration = Duration::from_secs(3);
 
 /// Machines with agents, and where their state is kept.
 #[derive(Debug)]
@@ -67,13 +71,25 @@ impl Platform {
 
     /// Starts the agent of a machine, numbered from 0, with more arguments.
     pub(crate) fn start_agent(&mut self, n: usize, arguments: &[&str]) {
+        self.agents[n] = Some(Running::start(self.agent(n).args(arguments)));
+    }
+
+    /// Prepares the agent of a machine.
+    pub(crate) fn agent(&self, n: usize) -> Command {
         let machine = &self.machines[n];
         let mut agent = machine.command(env!("CARGO_BIN_EXE_pn-agent"));
-        agent.args(["--store", &self.store, "--node", &format!("node{}", n + 1), "--lease", "3"]);
+        agent.args([
+            "--store",
+            &self.store,
+            "--node",
+            &format!("node{}", n + 1),
+            "--lease",
+            &LEASE.as_secs().to_string(),
+        ]);
         agent.args(["--underlay", &machine.address.to_string()]);
         agent.arg("--key-file").arg(self.fleet.dir.join(format!("node{}.key", n + 1)));
         agent.env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned()));
-        self.agents[n] = Some(Running::start(agent.args(arguments)));
+        agent
     }
 
     /// Kills the agent of a machine as nothing can refuse.

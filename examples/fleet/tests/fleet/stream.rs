@@ -7,8 +7,8 @@ use crate::machines::{Container, Running, wait_for};
 /// A connection between two containers that carries numbered lines until it is looked at.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    client: Running,
-    server: Running,
+    _client: Running,
+    _server: Running,
     received: PathBuf,
 }
 
@@ -40,7 +40,7 @@ impl Stream {
         let received = dir.join("received");
         let server = Running::start(server.command("python3").args(["-c", LISTEN]).arg(&received));
         let client = Running::start(client.command("python3").args(["-c", SEND, name]));
-        let stream = Self { client, server, received };
+        let stream = Self { _client: client, _server: server, received };
         wait_for("the first lines", || match stream.lines().len() {
             0 => Err("nothing yet".to_owned()),
             _ => Ok(()),
@@ -56,7 +56,7 @@ impl Stream {
 
     /// Checks that it still carries lines, and that none was lost.
     #[track_caller]
-    pub(crate) fn assert_intact(self) {
+    pub(crate) fn assert_intact(&self) {
         let before = self.lines().len();
         wait_for("more lines", || match self.lines().len() {
             now if now > before + 10 => Ok(()),
@@ -64,6 +64,5 @@ impl Stream {
         });
         let lines = self.lines();
         assert!(lines.iter().copied().eq(1..=lines.len() as u64), "a line is missing or out of order");
-        drop((self.client, self.server));
     }
 }
