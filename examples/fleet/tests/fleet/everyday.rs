@@ -173,7 +173,8 @@ fn apps_move_into_a_private_network_and_a_project_is_taken_apart() {
     platform.run(&["projects-add", "old"]);
     platform.run(&["create", "legacy", "--project", "old"]);
     platform.run(&["create", "records", "--project", "old", "--hds"]);
-    assert_eq!(platform.names("legacy"), Vec::<String>::new());
+    let refused = fail(&mut platform.pn(&["private-networks-domain-names", "--app", "legacy"]), 1);
+    assert!(refused.contains("its project old has none"), "{refused}");
     let refused = fail(&mut platform.pn(&["project-set", "shop", "--app", "records"]), 1);
     assert!(refused.contains("has health-data hosting (HDS)"), "{refused}");
     let refused = fail(&mut platform.pn(&["create", "more-records", "--project", "shop", "--hds"]), 1);

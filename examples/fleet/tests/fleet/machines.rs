@@ -120,9 +120,11 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Prepares a command on the machine.
+    /// Prepares a command on the machine. What it mounts is mounted for all, as by a service, and not gone with it.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        in_namespace(&self.namespace, program)
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.namespace)).arg(program);
+        command
     }
 
     /// Does something on the machine, in this process.
@@ -147,8 +149,11 @@ impl Container {
         format!("/run/netns/{}", self.namespace)
     }
 
+    /// Prepares a command in the container, whose resolver is its network's.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        in_namespace(&self.namespace, program)
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace]).arg(program);
+        command
     }
 
     /// Does something in the container, in this process.
@@ -241,12 +246,6 @@ pub(crate) fn fail(command: &mut Command, status: i32) -> String {
 
 pub(crate) fn text(octets: &[u8]) -> String {
     String::from_utf8_lossy(octets).into_owned()
-}
-
-fn in_namespace(namespace: &str, program: impl AsRef<OsStr>) -> Command {
-    let mut command = Command::new("ip");
-    command.args(["netns", "exec", namespace]).arg(program);
-    command
 }
 
 /// Does something on a thread that is in a network namespace.
