@@ -18,7 +18,7 @@ use clap::Parser;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use pn_backend_linux::LinuxBackend;
+use pn_backend_linux::{LinuxBackend, TunnelKind};
 use pn_core::*;
 use pn_dns::Names;
 use pn_examples::{Check, Report, answers, chain};
@@ -233,13 +233,16 @@ async fn run(options: &Options) -> Result<bool, Error> {
         capture: &capture,
     };
     let checks = check(&scene).await?;
-    let tunnel = cluster.hosts.first().map(|host| host.backend.tunnel());
+    let tunnel = match cluster.hosts.first().map(|host| host.backend.tunnel()) {
+        Some(TunnelKind::Kernel) => "WireGuard in the kernel",
+        Some(TunnelKind::UserSpace) | None => "WireGuard in this process",
+    };
     let report = Report {
         state: &cluster.state,
         networks: &[("shop", network), ("elsewhere", foreign)],
         checks: &checks,
         public_url: PUBLIC_URL,
-        on: format!("{} hosts; encrypted by {tunnel:?}", cluster.hosts.len()),
+        on: format!("{} hosts; encrypted by {tunnel}", cluster.hosts.len()),
     };
     let ok = report.print(options.json);
     if options.serve {
