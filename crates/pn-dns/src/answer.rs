@@ -5,6 +5,7 @@ mod quick;
 use fastrand::Rng;
 use pn_core::{Name, Slot, Transport};
 
+pub(crate) use self::quick::Plain;
 use crate::cookie::Cookies;
 use crate::rcode::Rcode;
 use crate::wire::{Extra, Family, Header, PAYLOAD, Query, QueryType, Writer};
@@ -106,9 +107,33 @@ pub(crate) fn respond(
     rng: &mut Rng,
     reply: &mut Vec<u8>,
 ) -> Verdict {
-    if let Some(zone) = view.zone.filter(|_| !view.is_expired)
-        && quick::answer(zone, transport, query, rng, reply)
-    {
+    let [plain] = look_up(view, core::iter::once(query));
+    respond_found(view, transport, (query, plain.as_ref()), rng, reply)
+}
+
+/// Looks up what the plain questions among several queries ask for, all at once.
+pub(crate) fn look_up<'q, 'z, const N: usize>(
+    view: &View<'z>,
+    mut queries: impl Iterator<Item = &'q [u8]>,
+) -> [Option<Plain<'q, 'z>>; N] {
+    let Some(zone) = view.zone.filter(|_| !view.is_expired) else {
+        return [const { None }; N];
+    };
+    let mut plain = core::array::from_fn(|_| Plain::read(zone, queries.next()?));
+    quick::look_up(zone, &mut plain);
+    plain
+}
+
+/// Writes the reply to a query in place of what is in `reply`, with what was looked up for it where it is a plain question.
+pub(crate) fn respond_found(
+    view: &View<'_>,
+    transport: Transport,
+    (query, plain): (&[u8], Option<&Plain<'_, '_>>),
+    rng: &mut Rng,
+    reply: &mut Vec<u8>,
+) -> Verdict {
+    if let (Some(zone), Some(plain)) = (view.zone, plain) {
+        plain.answer(zone, transport, rng, reply);
         return Verdict::Answered;
     }
     respond_fully(view, transport, query, rng, reply)

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use pn_core::name::SUFFIX;
 use pn_core::{AppId, AppNames, Name, NetworkId, Port, Protocol, TypeNames, ZonePlan};
 
-use self::app::{AppBlock, Apps};
+use self::app::Apps;
+pub(crate) use self::app::{AppBlock, TypeBlock};
 use self::reverse::Reverse;
 pub use self::reverse_zone::ReverseZone;
 

@@ -11,7 +11,7 @@ use pn_core::{AppId, Transport};
 use super::limit;
 use crate::rcode::Rcode;
 use crate::wire::{AA, CLASS_IN, Family, PAYLOAD, QR, TC, TYPE_A, TYPE_AAAA, TYPE_OPT, add_addresses, negative};
-use crate::zone::{DOMAIN, Zone, parse_index};
+use crate::zone::{AppBlock, DOMAIN, TypeBlock, Zone, parse_index};
 
 const HEADER: usize = 12;
 
@@ -28,58 +28,53 @@ const MAX_LABELS: usize = 6;
 /// The longest label.
 const MAX_LABEL: usize = 63;
 
-/// Answers a plain question; `false` where it is none, and then `reply` is as it was.
-pub(super) fn answer(zone: &Zone, transport: Transport, query: &[u8], rng: &mut Rng, reply: &mut Vec<u8>) -> bool {
-    let Some(plain) = Plain::read(zone, query) else {
-        return false;
-    };
-    let opt = plain.payload.map_or(0, |_| OPT);
-    let room = limit(transport, plain.payload).saturating_sub(plain.question.len() + opt);
-    reply.clear();
-    reply.extend_from_slice(plain.question);
-    let mut flags = QR | AA | u16::from(query[2] & 1) << 8;
-    let (mut answers, mut authorities) = (0, 0);
-    match (plain.containers.unwrap_or_default(), plain.family) {
-        ([], _) | (_, None) => {
-            negative(reply, zone, plain.domain);
-            authorities = 1;
-        }
-        (containers, Some(family)) => {
-            answers = add_addresses(reply, room, (family, zone.ttl()), containers, rng);
-            if answers < containers.len() {
-                flags |= TC;
-            }
-        }
+/// Finds what several questions ask for, step by step for all of them: what one waits for comes out of memory while the others
+/// are under way.
+pub(crate) fn look_up<'z>(zone: &'z Zone, plain: &mut [Option<Plain<'_, 'z>>]) {
+    for plain in plain.iter_mut().flatten() {
+        plain.app = zone.app(plain.app_id);
     }
-    if plain.containers.is_none() {
-        flags |= Rcode::NxDomain as u16;
+    for plain in plain.iter_mut().flatten() {
+        plain.of_type = plain.app.and_then(|app| app.of_type(plain.type_label));
     }
-    if opt > 0 {
-        let [high, low] = PAYLOAD.to_be_bytes();
-        reply.extend_from_slice(&[0, 0, TYPE_OPT as u8, high, low, 0, 0, plain.dnssec_ok, 0, 0, 0]);
+    for plain in plain.iter_mut().flatten() {
+        plain.containers = match (plain.app, plain.of_type, plain.index) {
+            (Some(app), Some(of_type), Some(index)) => app.container(of_type, index),
+            (Some(app), Some(of_type), None) => Some(app.containers(of_type)),
+            // An app that has no `web` has a name all the same.
+            (Some(_), None, None) if plain.is_app => Some(&[]),
+            _ => None,
+        };
     }
-    let ([f, g], [a, b]) = (flags.to_be_bytes(), (answers as u16).to_be_bytes());
-    reply[2..HEADER].copy_from_slice(&[f, g, 0, 1, a, b, 0, authorities, 0, u8::from(opt > 0)]);
-    true
 }
 
 /// A plain question, and what there is to it.
-struct Plain<'q, 'z> {
+#[derive(Debug)]
+pub(crate) struct Plain<'q, 'z> {
     /// The header and the question.
     question: &'q [u8],
     /// Where the network's domain stands in them.
     domain: u16,
-    /// The containers; `None` where the name does not exist.
-    containers: Option<&'z [(u32, Ipv4Addr)]>,
+    app_id: AppId,
+    /// The type that is asked for; `web` where only an app is named.
+    type_label: &'q [u8],
+    is_app: bool,
+    /// The slot, where one is named.
+    index: Option<u32>,
     /// Which addresses are asked for; `None` where containers have no such.
     family: Option<Family>,
     /// What the OPT record says, if there is one.
     payload: Option<u16>,
     dnssec_ok: u8,
+    app: Option<&'z AppBlock>,
+    of_type: Option<&'z TypeBlock>,
+    /// The containers; `None` where the name does not exist.
+    containers: Option<&'z [(u32, Ipv4Addr)]>,
 }
 
-impl<'q, 'z> Plain<'q, 'z> {
-    fn read(zone: &'z Zone, query: &'q [u8]) -> Option<Self> {
+impl<'q> Plain<'q, '_> {
+    /// Reads a plain question of a zone; `None` where it is none.
+    pub(crate) fn read(zone: &Zone, query: &'q [u8]) -> Option<Self> {
         let (header, rest) = query.split_first_chunk::<HEADER>()?;
         if header[2] & FLAGS != 0 || header[4..11] != COUNTS {
             return None;
@@ -125,17 +120,57 @@ impl<'q, 'z> Plain<'q, 'z> {
             let start = starts[n];
             &before[start + 1..][..usize::from(before[start])]
         };
-        let app = zone.app(AppId::from_label(label(in_front - 1))?);
-        let containers = match in_front {
-            1 => app.map(|app| app.web()),
-            2 => app.and_then(|app| Some(app.containers(app.of_type(label(0))?))),
-            _ => {
-                let index = parse_index(label(0))?;
-                app.and_then(|app| app.container(app.of_type(label(1))?, index))
-            }
+        let app_id = AppId::from_label(label(in_front - 1))?;
+        let (type_label, index) = match in_front {
+            1 => (&b"web"[..], None),
+            2 => (label(0), None),
+            _ => (label(1), Some(parse_index(label(0))?)),
         };
-        let question = &query[..HEADER + at + 5];
-        Some(Self { question, domain: (HEADER + before.len()) as u16, containers, family, payload, dnssec_ok })
+        Some(Self {
+            question: &query[..HEADER + at + 5],
+            domain: (HEADER + before.len()) as u16,
+            app_id,
+            type_label,
+            is_app: in_front == 1,
+            index,
+            family,
+            payload,
+            dnssec_ok,
+            app: None,
+            of_type: None,
+            containers: None,
+        })
+    }
+
+    /// Writes the reply, in place of what is in `reply`.
+    pub(crate) fn answer(&self, zone: &Zone, transport: Transport, rng: &mut Rng, reply: &mut Vec<u8>) {
+        let opt = self.payload.map_or(0, |_| OPT);
+        let room = limit(transport, self.payload).saturating_sub(self.question.len() + opt);
+        reply.clear();
+        reply.extend_from_slice(self.question);
+        let mut flags = QR | AA | u16::from(self.question[2] & 1) << 8;
+        let (mut answers, mut authorities) = (0, 0);
+        match (self.containers.unwrap_or_default(), self.family) {
+            ([], _) | (_, None) => {
+                negative(reply, zone, self.domain);
+                authorities = 1;
+            }
+            (containers, Some(family)) => {
+                answers = add_addresses(reply, room, (family, zone.ttl()), containers, rng);
+                if answers < containers.len() {
+                    flags |= TC;
+                }
+            }
+        }
+        if self.containers.is_none() {
+            flags |= Rcode::NxDomain as u16;
+        }
+        if opt > 0 {
+            let [high, low] = PAYLOAD.to_be_bytes();
+            reply.extend_from_slice(&[0, 0, TYPE_OPT as u8, high, low, 0, 0, self.dnssec_ok, 0, 0, 0]);
+        }
+        let ([f, g], [a, b]) = (flags.to_be_bytes(), (answers as u16).to_be_bytes());
+        reply[2..HEADER].copy_from_slice(&[f, g, 0, 1, a, b, 0, authorities, 0, u8::from(opt > 0)]);
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 use super::limit::Allowed;
 use super::turn::Turn;
 use super::{ERROR_PAUSE, Service, unix_time};
-use crate::answer::{Verdict, is_of_known_client, respond, truncated};
+use crate::answer::{Verdict, is_of_known_client, look_up, respond_found, truncated};
 use crate::counts::{Count, Counts, Drop};
 use crate::names::Freshness;
 
@@ -179,11 +179,14 @@ impl Worker {
         // Whoever published before the queries were sent finds it here.
         let (published, freshness) = (self.service.names.read(), self.service.names.freshness());
         let now = unix_time();
-        for (n, (len, from)) in batch.received.iter().enumerate() {
-            let (query, reply) = (&batch.queries[n][..*len], &mut batch.replies[n]);
+        let queries = batch.received.iter().zip(&batch.queries).map(|((len, _), query)| &query[..*len]);
+        let found: [_; BATCH] = look_up(&published.view(self.service.network, freshness), queries.clone());
+        for (((_, from), query), (plain, reply)) in
+            batch.received.iter().zip(queries).zip(found.iter().zip(&mut batch.replies))
+        {
             let client = if self.service.knows_clients() { from.get().ip() } else { IpAddr::from([0; 4]) };
             let view = self.service.view(&published, freshness, client, now);
-            let verdict = respond(&view, Transport::Udp, query, &mut batch.rng, reply);
+            let verdict = respond_found(&view, Transport::Udp, (query, plain.as_ref()), &mut batch.rng, reply);
             match verdict {
                 Verdict::Silence => {
                     reply.clear();
@@ -297,9 +300,9 @@ impl Service {
 /// How many datagrams are received or sent with one system call.
 const BATCH: usize = 64;
 
-/// The longest query that is read whole, in octets; a longer one is malformed. An odd number of cache lines, so that the
-/// beginnings of a batch do not crowd in one part of the cache.
-const MAX_QUERY: usize = 65 * 64;
+/// The longest query that is read whole, in octets; a longer one is malformed. It is more than EDNS offers, and an odd number of
+/// cache lines, so that the beginnings of a batch do not crowd in one part of the cache.
+const MAX_QUERY: usize = 21 * 64;
 
 /// What most replies need at most, in octets.
 const REPLY: usize = 512;
