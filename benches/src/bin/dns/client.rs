@@ -20,7 +20,7 @@ pub(crate) struct Run {
     pub(crate) nxdomain: u64,
     pub(crate) other: u64,
     pub(crate) seconds: f64,
-    /// Of single questions, in microseconds; only at a steady rate.
+    /// Of single questions, in microseconds, lost ones among them; only at a steady rate.
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
 }
@@ -236,6 +236,8 @@ pub(crate) fn steadily(server: SocketAddr, queries: &mut [Vec<u8>], rate: f64, d
         }
     }
     (run.sent, run.lost, run.seconds) = (sent, sent.saturating_sub(run.received), duration.as_secs_f64());
+    // Who is not answered has waited as long as the client did: a server is not quicker for what it loses.
+    latencies.resize(latencies.len() + run.lost as usize, PATIENCE.as_secs_f32() * 1e6);
     latencies.sort_by(f32::total_cmp);
     let at =
         |share: f64| latencies.get((latencies.len() as f64 * share) as usize).map_or(f64::NAN, |us| f64::from(*us));

@@ -43,8 +43,9 @@ struct Options {
     /// How many names the zone has.
     #[arg(long, default_value_t = 100_000)]
     names: u32,
-    /// Changes of which each server's visibility is measured, idle and under load; 0 leaves it out.
-    #[arg(long, default_value_t = 300)]
+    /// Changes of which each server's visibility is measured in a round, idle and under load, for a second at most; 0 leaves it
+    /// out.
+    #[arg(long, default_value_t = 200)]
     updates: u32,
     /// Server and client on any processor, with a thread for each; otherwise each has one of its own.
     #[arg(long)]
@@ -102,6 +103,10 @@ const FIGURES: [(&str, &str, usize); 14] = [
 
 fn main() -> io::Result<()> {
     let options = Options::parse();
+    if options.rounds.saturating_mul(options.updates) > zone::WAITING / 2 {
+        let most = zone::WAITING / 2;
+        return Err(io::Error::other(format!("rounds times updates may be {most} at most")));
+    }
     match options.serve.as_deref() {
         None => measure(&options),
         Some("echo") => ours::echo(options.address),
@@ -201,17 +206,13 @@ fn measure_in(options: &Options, directory: &Path) -> io::Result<Measured> {
     if !options.load_only {
         rounds(options, directory, &mut questions, &mut servers)?;
     }
-    let mut measured: Vec<(Server, Figures)> = Vec::new();
-    for (mut running, mut figures) in servers {
-        if options.updates > 0 && !options.load_only && running.server.updates() != Updates::None {
-            if running.server == Server::PnDns {
-                drop(running);
-                running = Running::start(Server::PnDns, Setup { with_state: true, ..setup })?;
-            }
-            updates(options.updates, &mut running, &mut questions, &mut figures)?;
+    if options.updates > 0 && !options.load_only {
+        if let Some((ours, _)) = servers.iter_mut().find(|(running, _)| running.server == Server::PnDns) {
+            *ours = Running::start(Server::PnDns, Setup { with_state: true, ..setup })?;
         }
-        measured.push((running.server, figures));
+        updates(options, &mut questions, &mut servers)?;
     }
+    let measured = servers.into_iter().map(|(running, figures)| (running.server, figures)).collect();
     Ok((measured, absent))
 }
 
@@ -264,17 +265,24 @@ fn check(server: Server, run: Run) -> io::Result<()> {
     Err(io::Error::other(format!("{} answers wrongly: {run:?}", server.name())))
 }
 
-fn updates(count: u32, running: &mut Running, questions: &mut [Vec<u8>], figures: &mut Figures) -> io::Result<()> {
-    let idle = update::visible_ms(running, 1, count, None)?;
-    // Enough to keep the server busy, and so little that a question does not wait long behind others.
-    let mut load = Load::new(running.address, (4, 16), questions)?;
-    let loaded = update::visible_ms(running, count + 1, count, Some(&mut load))?;
-    figures.add("lost_in_updates", load.run.lost as f64);
-    for (times, p50, p99) in
-        [(idle, "update_ms", "update_p99_ms"), (loaded, "loaded_update_ms", "loaded_update_p99_ms")]
-    {
-        figures.add(p50, quantile(&times, 0.5).unwrap_or(f64::NAN));
-        figures.add(p99, quantile(&times, 0.99).unwrap_or(f64::NAN));
+fn updates(options: &Options, questions: &mut [Vec<u8>], servers: &mut [(Running, Figures)]) -> io::Result<()> {
+    let mut next = 0;
+    for _ in 0..options.rounds {
+        let (idle, loaded) = (next..next + options.updates, next + options.updates..next + 2 * options.updates);
+        next = loaded.end;
+        for (running, figures) in servers.iter_mut().filter(|(running, _)| running.server.updates() != Updates::None) {
+            let idle = update::visible_ms(running, idle.clone(), None)?;
+            // Enough to keep the server busy, and so little that a question does not wait long behind others.
+            let mut load = Load::new(running.address, (4, 16), questions)?;
+            let loaded = update::visible_ms(running, loaded.clone(), Some(&mut load))?;
+            figures.add("lost_in_updates", load.run.lost as f64);
+            for (times, p50, p99) in
+                [(idle, "update_ms", "update_p99_ms"), (loaded, "loaded_update_ms", "loaded_update_p99_ms")]
+            {
+                figures.add(p50, quantile(&times, 0.5).unwrap_or(f64::NAN));
+                figures.add(p99, quantile(&times, 0.99).unwrap_or(f64::NAN));
+            }
+        }
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! From a change to the first answer that shows it.
 
+use core::ops::Range;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -13,22 +14,28 @@ use crate::peers::Updates;
 use crate::process::Running;
 use crate::zone;
 
+/// How long changes are made without a pause.
+const SERIES: Duration = Duration::from_secs(1);
+
 /// How long a change may take to be seen.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Makes changes one after the other, and returns for each how many milliseconds passed until it was seen. The load, if there
-/// is one, goes on all the time.
+/// Makes changes one after the other for a second at most, and returns for each how many milliseconds passed until it was
+/// seen. The load, if there is one, goes on all the time.
 pub(crate) fn visible_ms(
     running: &mut Running,
-    from: u32,
-    count: u32,
+    changes: Range<u32>,
     mut load: Option<&mut Load<'_>>,
 ) -> io::Result<Vec<f64>> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     socket.connect(running.address)?;
     socket.set_nonblocking(true)?;
     let (mut times, mut reply) = (Vec::new(), [0; 1500]);
-    for index in from..from + count {
+    let series = Instant::now();
+    for index in changes {
+        if series.elapsed() > SERIES {
+            break;
+        }
         let name = Name::container(zone::network(), &zone::waiting(index).1).to_string();
         // The address is not looked at: one that was not there before is enough.
         let update = dynamic_update(&name, Ipv4Addr::new(10, 250, (index >> 8) as u8, index as u8), index as u16);

@@ -8,9 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use pn_core::{
-    App, AppId, AppNames, Change, ContainerId, ContainerType, Name, NetworkDomain, NetworkId, NetworkRequest, Node,
-    NodeId, Policy, Ports, Project, ProjectId, PublicKey, Region, Slot, State, Subnet, Terms, Timestamp, TypeNames,
-    ZonePlan,
+    App, AppId, AppNames, Change, ContainerId, ContainerType, Formation, Name, NetworkDomain, NetworkId,
+    NetworkRequest, Node, NodeId, Policy, Ports, Project, ProjectId, PublicKey, Region, Slot, State, Subnet, Terms,
+    Timestamp, TypeNames, ZonePlan,
 };
 
 /// How many names an app has: itself, 25 types and 74 containers.
@@ -69,13 +69,18 @@ pub(crate) fn plan(names: u32) -> ZonePlan {
 }
 
 /// The number of containers that wait to be made ready, one by one.
-pub(crate) const WAITING: u32 = 2000;
+pub(crate) const WAITING: u32 = WAITING_APPS * PER_WAITING_APP;
+const WAITING_APPS: u32 = 40;
+const PER_WAITING_APP: u32 = 500;
 
-/// The app they are of, and their type.
+fn waiting_app(index: u32) -> AppId {
+    AppId::from_u128(u128::MAX - u128::from(index % WAITING_APPS))
+}
+
+/// Returns one of the containers that wait, and its slot, by a number below [`WAITING`].
 pub(crate) fn waiting(index: u32) -> (ContainerId, Slot) {
-    let app = AppId::from_u128(u128::MAX);
-    let slot = Slot::new(app, "late".parse().expect("a label"), index).expect("indexes from 1");
-    (ContainerId::from_u128(u128::MAX - u128::from(index)), slot)
+    let slot = Slot::new(waiting_app(index), "late".parse().expect("a label"), index / WAITING_APPS + 1);
+    (ContainerId::from_u128(u128::MAX - u128::from(index)), slot.expect("indexes from 1"))
 }
 
 /// Makes a state with the same names, and containers that wait.
@@ -110,10 +115,11 @@ pub(crate) fn state(names: u32) -> State {
             }
         }
     }
-    let formation = format!("late:{WAITING}").parse().expect("a formation");
-    let app = waiting(1).1.app();
-    apply(Change::AddApp(App { formation, ..App::new(app, project, label()) }));
-    for index in 1..=WAITING {
+    let formation: Formation = format!("late:{PER_WAITING_APP}").parse().expect("a formation");
+    for index in 0..WAITING_APPS {
+        apply(Change::AddApp(App { formation: formation.clone(), ..App::new(waiting_app(index), project, label()) }));
+    }
+    for index in 0..WAITING {
         let (container, slot) = waiting(index);
         apply(Change::Start { container, slot, node });
     }
