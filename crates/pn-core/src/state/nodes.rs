@@ -16,7 +16,7 @@ impl State {
         }
         self.check_node(&node)?;
         self.index_node(&node);
-        let state = NodeState { networks: Vec::new(), node: Arc::new(node) };
+        let state = NodeState::new(node);
         self.log_node(state.node.id);
         self.nodes.insert(state.node.id, state);
         Ok(())
@@ -31,7 +31,7 @@ impl State {
             return Err(ApplyError::Fenced { node: id, given, known });
         }
         self.check_node(&node)?;
-        let networks = state.networks.clone();
+        let networks: Vec<_> = state.shares.iter().map(|share| share.network).collect();
         let mtus: Result<Vec<_>, _> = networks.iter().map(|network| self.check_host(*network, &node)).collect();
         let mtus = mtus?;
         self.unindex_node(&before);
@@ -51,9 +51,8 @@ impl State {
 
     pub(super) fn remove_node(&mut self, id: NodeId) -> Result<(), ApplyError> {
         let state = self.nodes.get(&id).ok_or(ApplyError::UnknownNode { node: id })?;
-        if !state.networks.is_empty() {
-            let parts = state.networks.iter().flat_map(|network| &self.networks[network].parts);
-            let count = parts.filter(|part| part.node == id).map(|part| part.containers).sum();
+        if !state.shares.is_empty() {
+            let count = state.shares.iter().map(|share| share.containers).sum();
             return Err(ApplyError::NodeHasContainers { node: id, count });
         }
         let node = Arc::clone(&state.node);

@@ -7,10 +7,13 @@ use core::time::Duration;
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::app::Hosting;
+use crate::container::Slot;
 use crate::container_type::ContainerType;
 use crate::name::Name;
 use crate::net::PublicKey;
-use crate::network::Terms;
+use crate::network::{NetworkRequest, Terms};
+use crate::node::Availability;
 use crate::policy::Requirement;
 
 const T0: Timestamp = Timestamp::ZERO;
