@@ -13,11 +13,11 @@ mod table;
 
 use core::net::{IpAddr, SocketAddr};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 pub use self::change::Change;
 pub use self::error::ApplyError;
 use self::network::NetworkState;
+use self::nodes::NodeState;
 pub use self::planner::NodePlanner;
 use self::table::{Table, Unordered};
 use crate::alloc::{Pool, Reuse};
@@ -89,50 +89,6 @@ struct ProjectState {
     project: Project,
     network: Option<NetworkId>,
     apps: BTreeSet<AppId>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct NodeState {
-    node: Arc<Node>,
-    /// The networks it runs containers of, in order.
-    shares: Vec<Share>,
-}
-
-/// How many containers of a network a node runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Share {
-    network: NetworkId,
-    containers: u32,
-}
-
-impl NodeState {
-    fn new(node: Node) -> Self {
-        Self { node: Arc::new(node), shares: Vec::new() }
-    }
-
-    /// Finds what it runs of a network, or where that would stand.
-    fn share(&self, network: NetworkId) -> Result<usize, usize> {
-        self.shares.binary_search_by_key(&network, |share| share.network)
-    }
-
-    /// Counts one more container of a network.
-    fn add(&mut self, network: NetworkId) {
-        match self.share(network) {
-            Ok(at) => self.shares[at].containers += 1,
-            Err(at) => self.shares.insert(at, Share { network, containers: 1 }),
-        }
-    }
-
-    /// Counts one container of a network less, and returns whether it was the last.
-    fn remove(&mut self, network: NetworkId) -> bool {
-        let at = self.share(network).expect("its containers are counted");
-        self.shares[at].containers -= 1;
-        let is_last = self.shares[at].containers == 0;
-        if is_last {
-            self.shares.remove(at);
-        }
-        is_last
-    }
 }
 
 /// A moment that is not recorded by itself, so it does not count when states are compared: what it is there for, that recorded

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::network::{Member, NetworkState, PackedPhase};
-use super::{Clock, NodeState, ProjectState, State};
+use super::nodes::NodeState;
+use super::{Clock, ProjectState, State};
 use crate::app::App;
 use crate::container::{Container, Phase};
 use crate::id::{NetworkId, NodeId, ProjectId};

@@ -261,3 +261,17 @@ fn position<T>(sorted: &[T], number: u32, number_of: impl Fn(&T) -> u32) -> Resu
 }
 
 const HELD: &str = "who asks knows an address that is held";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_found_wherever_gaps_are() {
+        for sorted in [&[][..], &[1], &[2], &[1, 2, 3], &[1, 3, 4], &[2, 3, 4], &[1, 2, 7], &[5, 6, 9]] {
+            for number in 0..=10 {
+                assert_eq!(position(sorted, number, |n| *n), sorted.binary_search(&number), "{number} of {sorted:?}");
+            }
+        }
+    }
+}

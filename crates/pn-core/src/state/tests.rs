@@ -5,6 +5,7 @@ mod machine;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::time::Duration;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::*;
 use crate::app::Hosting;
