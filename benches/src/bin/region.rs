@@ -64,12 +64,15 @@ fn node(n: u32) -> NodeId {
     NodeId::from_u128(n.into())
 }
 
-fn start(network: u32, index: u32, on: u32) -> (ContainerId, Change) {
-    // Ids in no order, as random ones are.
+/// Returns the id of a container: in no order, as random ones are.
+fn container(network: u32, index: u32) -> ContainerId {
     let mixed = (u128::from(network) << 32 | u128::from(index)).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
-    let container = ContainerId::from_u128(mixed);
+    ContainerId::from_u128(mixed)
+}
+
+fn start(container: ContainerId, network: u32, index: u32, on: u32) -> Change {
     let slot = Slot::new(AppId::from_u128(network.into()), ContainerType::web(), index).expect("indexes from 1");
-    (container, Change::Start { container, slot, node: node(on) })
+    Change::Start { container, slot, node: node(on) }
 }
 
 /// Makes a region with so many networks, each on 50 of the nodes.
@@ -80,22 +83,42 @@ fn region(networks: u32) -> State {
         for network in 1..=networks {
             // Consecutive networks are on other nodes, so that nodes share few networks.
             let on = (network.wrapping_mul(7919).wrapping_add(index.wrapping_mul(104_729))) % nodes + 1;
-            let (container, change) = start(network, index, on);
-            apply(&mut state, change);
+            let container = container(network, index);
+            apply(&mut state, start(container, network, index, on));
             apply(&mut state, Change::Ready(container));
         }
     }
     state
 }
 
+/// What is in the caches of the processor when a start comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Caches {
+    /// What the last changes of the node's networks left there.
+    Warm,
+    /// Nothing of the region: so much else was written since.
+    Emptied,
+}
+
+/// How much is written to empty the caches, in octets: more than the whole processor has of them.
+const ELSEWHERE: usize = 1 << 29;
+
 /// Returns the median time, in microseconds, of one more start and the update of its node's plan.
-fn start_us(state: &mut State) -> f64 {
-    let on = 1;
-    let mut planner = NodePlanner::new(state, node(on));
-    let ours: Vec<u32> = planner.plan().networks.keys().map(|id| id.as_u128() as u32).collect();
-    let mut times: Vec<f64> = (0..4000usize)
-        .map(|n| {
-            let (container, change) = start(ours[n % ours.len()], 900 + (n / ours.len()) as u32, on);
+///
+/// Nodes are picked at random over the whole region, one after the other, and of each its networks. Whatever the size of
+/// the region, a network has 50 containers and an address that its 51st left, which starts again under a new id.
+fn start_us(state: &mut State, caches: Caches) -> f64 {
+    let (nodes, starts) = if caches == Caches::Warm { (40, 100) } else { (20, 5) };
+    let mut elsewhere = vec![0_u64; if caches == Caches::Warm { 0 } else { ELSEWHERE / size_of::<u64>() }];
+    let mut random = fastrand::Rng::with_seed(1);
+    let last = u32::try_from(state.nodes().len()).expect("nodes are few");
+    let mut times = Vec::new();
+    for _ in 0..nodes {
+        let on = random.u32(1..=last);
+        let mut planner = NodePlanner::new(state, node(on));
+        let networks: Vec<u32> = planner.plan().networks.keys().map(|id| id.as_u128() as u32).collect();
+        let mut time = |network, container| {
+            let change = start(container, network, PER_NETWORK + 1, on);
             let begin = Instant::now();
             apply(state, change);
             black_box(planner.update(state));
@@ -103,8 +126,17 @@ fn start_us(state: &mut State) -> f64 {
             apply(state, Change::Fail(container));
             planner.update(state);
             time
-        })
-        .collect();
+        };
+        for network in &networks {
+            time(*network, ContainerId::from_u128(random.u128(..)));
+        }
+        for _ in 0..starts {
+            elsewhere.iter_mut().step_by(8).for_each(|line| *line += 1);
+            black_box(&elsewhere);
+            let network = networks[random.usize(..networks.len())];
+            times.push(time(network, ContainerId::from_u128(random.u128(..))));
+        }
+    }
     median(&mut times)
 }
 
@@ -116,7 +148,7 @@ fn node_plan_ms() -> f64 {
             for network in 1..=100 {
                 for index in 1..=PER_NETWORK {
                     let on = if index <= 2 { 1 } else { (network * 37 + index * 101) % 1999 + 2 };
-                    apply(&mut state, start(network, index, on).1);
+                    apply(&mut state, start(container(network, index), network, index, on));
                 }
             }
             let begin = Instant::now();
@@ -167,6 +199,38 @@ fn resident() -> f64 {
     pages.unwrap_or(f64::NAN) * 4096.0
 }
 
+/// What is measured of a region of a size.
+struct Measured {
+    build_s: f64,
+    plan_s: f64,
+    bytes: f64,
+    bytes_with_plans: f64,
+    start_us: f64,
+    start_cold_us: f64,
+}
+
+/// Builds a region with so many networks and measures it, in the same order whatever its size.
+fn measure(networks: u32) -> Measured {
+    let before = resident();
+    let bytes = || (resident() - before) / f64::from(networks * PER_NETWORK);
+    let begin = Instant::now();
+    let mut state = region(networks);
+    let (build_s, state_bytes) = (begin.elapsed().as_secs_f64(), bytes());
+    let begin = Instant::now();
+    let plan = state.plan();
+    let plan_s = begin.elapsed().as_secs_f64();
+    let bytes_with_plans = bytes();
+    drop(plan);
+    Measured {
+        build_s,
+        plan_s,
+        bytes: state_bytes,
+        bytes_with_plans,
+        start_us: start_us(&mut state, Caches::Warm),
+        start_cold_us: start_us(&mut state, Caches::Emptied),
+    }
+}
+
 /// Begins again with huge pages, which a process that holds a region should have: what changes is all over its memory, and
 /// most of what it would wait for otherwise are page tables.
 fn ask_for_huge_pages() -> std::io::Result<()> {
@@ -181,31 +245,18 @@ fn ask_for_huge_pages() -> std::io::Result<()> {
 fn main() -> std::io::Result<()> {
     let options = Options::parse();
     ask_for_huge_pages()?;
-    let mut small = region(200);
-    let start_us_10k = start_us(&mut small);
-    drop(small);
-
-    let containers = f64::from(options.networks * PER_NETWORK);
-    let before = resident();
-    let begin = Instant::now();
-    let mut state = region(options.networks);
-    let build_s = begin.elapsed().as_secs_f64();
-    let state_bytes = (resident() - before) / containers;
-    let start_us_1m = start_us(&mut state);
-    let begin = Instant::now();
-    let plan = state.plan();
-    let plan_s = begin.elapsed().as_secs_f64();
-    let with_plans = (resident() - before) / containers;
-    drop((plan, state));
-
+    let small = measure(200);
+    let large = measure(options.networks);
     let (name_format_ns, name_parse_ns) = name_ns();
     let figures = [
-        ("build_s", build_s, "the region built from changes, s"),
-        ("bytes_per_container", with_plans, "memory a container, with every plan made, octets"),
-        ("state_bytes_per_container", state_bytes, "memory a container, without plans, octets"),
-        ("start_us_10k", start_us_10k, "one more start and its node's plan, of 10 000 containers, µs"),
-        ("start_us_1m", start_us_1m, "one more start and its node's plan, of the large region, µs"),
-        ("plan_s", plan_s, "every plan from nothing, s"),
+        ("build_s", large.build_s, "the region built from changes, s"),
+        ("bytes_per_container", large.bytes_with_plans, "memory a container, with every plan made, octets"),
+        ("state_bytes_per_container", large.bytes, "memory a container, without plans, octets"),
+        ("start_us_10k", small.start_us, "one more start and its node's plan, of 10 000 containers, µs"),
+        ("start_us_1m", large.start_us, "one more start and its node's plan, of the large region, µs"),
+        ("start_cold_us_10k", small.start_cold_us, "the same with emptied caches, of 10 000 containers, µs"),
+        ("start_cold_us_1m", large.start_cold_us, "the same with emptied caches, of the large region, µs"),
+        ("plan_s", large.plan_s, "every plan from nothing, s"),
         ("node_plan_ms", node_plan_ms(), "a node's plan with 200 containers in 100 networks of 50, from nothing, ms"),
         ("name_format_ns", name_format_ns, "a name formatted, ns"),
         ("name_parse_ns", name_parse_ns, "a name parsed, ns"),
@@ -218,7 +269,10 @@ fn main() -> std::io::Result<()> {
     }
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
-    table.set_header(["what".to_owned(), format!("{} containers, {} networks", containers, options.networks)]);
+    table.set_header([
+        "what".to_owned(),
+        format!("{} containers, {} networks", options.networks * PER_NETWORK, options.networks),
+    ]);
     for (_, value, what) in figures {
         table.add_row([what.to_owned(), format!("{value:.2}")]);
     }

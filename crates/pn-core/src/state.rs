@@ -1,136 +1,37 @@
 //! The whole model as one value, changed by [`State::apply`] only.
 
+mod change;
 mod containers;
 mod error;
 mod loading;
+mod network;
 mod nodes;
+mod planner;
 mod planning;
 mod projects;
+mod table;
 
 use core::net::{IpAddr, SocketAddr};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, OnceLock};
+use std::collections::{BTreeMap, BTreeSet};
 
+pub use self::change::Change;
 pub use self::error::ApplyError;
-pub use self::planning::NodePlanner;
+use self::network::NetworkState;
+use self::nodes::NodeState;
+pub use self::planner::NodePlanner;
+use self::table::{Table, Unordered};
 use crate::alloc::{Pool, Reuse};
-use crate::app::{App, Formation, Hosting};
-use crate::container::{Container, Phase, Slot};
-use crate::container_type::ContainerType;
+use crate::app::App;
+use crate::container::{Container, Phase};
 use crate::id::{AppId, ContainerId, NetworkId, NodeId, ProjectId};
 use crate::name::Name;
 use crate::net::PublicKey;
-use crate::network::{Network, NetworkRequest};
-use crate::node::{Availability, Node};
-use crate::plan::{Generation, NetworkPlan, TypeKey};
+use crate::network::Network;
+use crate::node::Node;
+use crate::plan::Generation;
 use crate::policy::{Policy, Region};
-use crate::ports::Ports;
 use crate::project::Project;
 use crate::time::Timestamp;
-
-/// Something that is to be different from now on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Change {
-    /// Adds a project, without a private network.
-    AddProject(Project),
-    /// Removes a project that has neither apps nor a private network.
-    RemoveProject(ProjectId),
-    /// Gives a project its private network, with a VNI of its own.
-    EnablePrivateNetwork(NetworkRequest),
-    /// Takes the private network from a project that has no app left; its VNI goes to rest.
-    DisablePrivateNetwork(ProjectId),
-    /// Adds an app to a project.
-    AddApp(App),
-    /// Removes an app that has no container left.
-    RemoveApp(AppId),
-    /// Moves an app that has no container left to another project, and so into its network or out of one.
-    MoveApp {
-        /// The app.
-        app: AppId,
-        /// The project it belongs to from now on.
-        project: ProjectId,
-    },
-    /// Says how an app is hosted.
-    SetHosting {
-        /// The app.
-        app: AppId,
-        /// How it is hosted.
-        hosting: Hosting,
-    },
-    /// Puts new counts over an app's formation. Containers beyond a smaller count lose their names and drain.
-    Scale {
-        /// The app.
-        app: AppId,
-        /// The counts; types it does not name keep theirs.
-        formation: Formation,
-    },
-    /// Takes a type of which no container is left from an app's formation; its names cease to exist.
-    Undeclare {
-        /// The app.
-        app: AppId,
-        /// The type.
-        container_type: ContainerType,
-    },
-    /// Says which ports the containers of a declared type listen on, in place of what was said before.
-    DeclarePorts {
-        /// The app.
-        app: AppId,
-        /// The type.
-        container_type: ContainerType,
-        /// The ports; none take the declaration back.
-        ports: Ports,
-    },
-    /// Adds a node.
-    AddNode(Node),
-    /// Replaces what is known of a node.
-    UpdateNode(Node),
-    /// Removes a node that runs no container.
-    RemoveNode(NodeId),
-    /// Says whether a node takes new containers.
-    SetAvailability {
-        /// The node.
-        node: NodeId,
-        /// Whether it does.
-        availability: Availability,
-    },
-    /// Announces the key that a node is about to change to; peers get to know it beside the one it has.
-    OfferKey {
-        /// The node.
-        node: NodeId,
-        /// Its next public key.
-        public_key: PublicKey,
-    },
-    /// Makes the key that a node offered its key.
-    PromoteKey(NodeId),
-    /// Starts a container in a slot that no live container fills, and gives it an address. It has no name until it is ready.
-    Start {
-        /// The new container.
-        container: ContainerId,
-        /// The slot it fills.
-        slot: Slot,
-        /// The node it runs on.
-        node: NodeId,
-    },
-    /// Starts the next incarnation of a ready container's slot beside it; when it is ready, it takes over the name.
-    Replace {
-        /// The new container.
-        container: ContainerId,
-        /// The ready container it replaces.
-        replaces: ContainerId,
-        /// The node the new one runs on.
-        node: NodeId,
-    },
-    /// A starting container is ready: it gets the name of its slot, and whoever had it drains.
-    Ready(ContainerId),
-    /// A live container loses its name and drains. Draining already is success.
-    Stop(ContainerId),
-    /// A container that has drained long enough is removed: its address goes to rest. An unknown one is success.
-    Remove(ContainerId),
-    /// A container is gone without warning, whatever it was doing: its name is withdrawn and its address goes to rest. An
-    /// unknown one is success.
-    Fail(ContainerId),
-}
 
 /// Projects, apps, networks, containers and nodes of a region, and every address and VNI that was given out.
 ///
@@ -169,12 +70,12 @@ pub struct State {
     generation: Generation,
     /// When the last change was accepted.
     clock: Clock,
-    projects: BTreeMap<ProjectId, ProjectState>,
-    apps: BTreeMap<AppId, App>,
-    networks: BTreeMap<NetworkId, Box<NetworkState>>,
+    projects: Table<ProjectId, ProjectState>,
+    apps: Table<AppId, App>,
+    networks: Table<NetworkId, Box<NetworkState>>,
     /// The network of every container, and the ordinal of its address there.
-    containers: HashMap<ContainerId, (NetworkId, u32)>,
-    nodes: BTreeMap<NodeId, NodeState>,
+    containers: Unordered<ContainerId, (NetworkId, u32)>,
+    nodes: Table<NodeId, NodeState>,
     underlays: BTreeMap<SocketAddr, NodeId>,
     tunnel_addresses: BTreeMap<IpAddr, NodeId>,
     /// Keys that nodes have or offer.
@@ -190,80 +91,6 @@ struct ProjectState {
     apps: BTreeSet<AppId>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct NetworkState {
-    network: Network,
-    addresses: Pool<Slot>,
-    /// Its containers, by the ordinal of their address.
-    members: BTreeMap<u32, Member>,
-    /// The live containers of each type that has any, in the order of their keys.
-    types: Vec<TypeState>,
-    /// The nodes its containers run on, in order.
-    parts: Vec<Part>,
-    plan: Cached<NetworkPlan>,
-    zone: planning::ZoneCache,
-}
-
-/// A container as it is kept: many share a type.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Member {
-    id: ContainerId,
-    of: Arc<TypeKey>,
-    index: u32,
-    node: NodeId,
-    phase: PackedPhase,
-}
-
-/// A phase in one word: 0 is starting, 1 ready, everything else the moment since when it drains, two milliseconds on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct PackedPhase(u64);
-
-impl PackedPhase {
-    const STARTING: Self = Self(0);
-    const READY: Self = Self(1);
-
-    const fn draining(since: Timestamp) -> Self {
-        Self(since.as_millis().saturating_add(2))
-    }
-
-    const fn get(self) -> Phase {
-        match self.0 {
-            0 => Phase::Starting,
-            1 => Phase::Ready,
-            since => Phase::Draining { since: Timestamp::from_millis(since - 2) },
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct TypeState {
-    key: Arc<TypeKey>,
-    live: BTreeMap<u32, Live>,
-}
-
-/// The ordinals of a slot's live containers: at least one, and two while one replaces the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Live {
-    starting: Option<core::num::NonZeroU32>,
-    ready: Option<core::num::NonZeroU32>,
-}
-
-/// What a network has on a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Part {
-    node: NodeId,
-    containers: u32,
-    /// What the node leaves of its MTU to the network.
-    mtu: u16,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct NodeState {
-    node: Arc<Node>,
-    /// The networks it runs containers of, in order.
-    networks: Vec<NetworkId>,
-}
-
 /// A moment that is not recorded by itself, so it does not count when states are compared: what it is there for, that recorded
 /// moments do not go back, follows from them.
 #[derive(Debug, Clone, Copy)]
@@ -277,24 +104,6 @@ impl PartialEq for Clock {
 
 impl Eq for Clock {}
 
-/// A value derived from what stands beside it, so equal whenever that is.
-#[derive(Debug, Clone)]
-struct Cached<T>(OnceLock<Arc<T>>);
-
-impl<T> Default for Cached<T> {
-    fn default() -> Self {
-        Self(OnceLock::new())
-    }
-}
-
-impl<T> PartialEq for Cached<T> {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl<T> Eq for Cached<T> {}
-
 impl State {
     /// Makes the empty state of a region.
     #[must_use]
@@ -304,11 +113,11 @@ impl State {
             policy: region.policy,
             generation: Generation::ZERO,
             clock: Clock(Timestamp::ZERO),
-            projects: BTreeMap::new(),
-            apps: BTreeMap::new(),
-            networks: BTreeMap::new(),
-            containers: HashMap::new(),
-            nodes: BTreeMap::new(),
+            projects: Table::default(),
+            apps: Table::default(),
+            networks: Table::default(),
+            containers: Unordered::default(),
+            nodes: Table::default(),
             underlays: BTreeMap::new(),
             tunnel_addresses: BTreeMap::new(),
             public_keys: BTreeMap::new(),
@@ -416,7 +225,7 @@ impl State {
     pub fn container(&self, id: ContainerId) -> Option<Container> {
         let (network, ordinal) = self.containers.get(&id)?;
         let state = &self.networks[network];
-        Some(state.container(*ordinal, &state.members[ordinal]))
+        Some(state.container(state.member(*ordinal)))
     }
 
     /// Returns the network of a container.
@@ -428,7 +237,7 @@ impl State {
     /// Returns the containers of a network, in the order of their addresses.
     pub fn containers(&self, network: NetworkId) -> impl Iterator<Item = Container> {
         let states = self.networks.get(&network).into_iter();
-        states.flat_map(|state| state.members.iter().map(|(ordinal, member)| state.container(*ordinal, member)))
+        states.flat_map(|state| state.members().iter().map(|member| state.container(member)))
     }
 
     /// Returns the containers of a network that have drained long enough to be removed.
@@ -469,24 +278,6 @@ impl State {
             variable("PRIVATE_HOSTNAME", format!("{:#}", Name::container(network, &slot))),
             variable("APPLICATION_ID", slot.app().to_string()),
         ])
-    }
-}
-
-impl NetworkState {
-    fn container(&self, ordinal: u32, member: &Member) -> Container {
-        Container {
-            id: member.id,
-            slot: member.slot(),
-            node: member.node,
-            address: self.network.subnet.address(ordinal).expect("members have ordinals of the subnet"),
-            phase: member.phase.get(),
-        }
-    }
-}
-
-impl Member {
-    fn slot(&self) -> Slot {
-        Slot::new(self.of.0, self.of.1, self.index).expect("slots are numbered from 1")
     }
 }
 

@@ -1,12 +1,12 @@
 //! Putting a state together from records: every decision is taken as it was made.
 
 use core::num::NonZeroU32;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::planning::ZoneCache;
-use super::{Cached, Clock, Member, NetworkState, NodeState, PackedPhase, Part, ProjectState, State};
-use crate::alloc::{Pool, Reuse};
+use super::network::{Member, NetworkState, PackedPhase};
+use super::nodes::NodeState;
+use super::{Clock, ProjectState, State};
 use crate::app::App;
 use crate::container::{Container, Phase};
 use crate::id::{NetworkId, NodeId, ProjectId};
@@ -116,21 +116,21 @@ impl State {
             self.unindex_node(&known);
         }
         self.index_node(&node);
-        let networks = self.nodes.remove(&id).map(|state| state.networks).unwrap_or_default();
-        for network in &networks {
-            let state = self.networks.get_mut(network).expect("a node's networks exist");
+        let shares = self.nodes.remove(&id).map(|state| state.shares).unwrap_or_default();
+        for share in &shares {
+            let state = self.networks.get_mut(&share.network).expect("a node's networks exist");
             let at = state.part(id).expect("a node is a part of its networks");
             state.parts[at].mtu = node.network_mtu(state.network.encryption).unwrap_or(0);
+            self.touch(share.network);
         }
-        self.nodes.insert(id, NodeState { node: Arc::new(node), networks: networks.clone() });
+        self.nodes.insert(id, NodeState { node: Arc::new(node), shares });
         self.log_node(id);
-        networks.into_iter().for_each(|network| self.touch(network));
         self.generation = generation;
     }
 
     /// Forgets a node that runs no container, as of a generation; one that runs some stays.
     pub fn forget_node(&mut self, generation: Generation, id: NodeId) {
-        if self.nodes.get(&id).is_some_and(|state| state.networks.is_empty())
+        if self.nodes.get(&id).is_some_and(|state| state.shares.is_empty())
             && let Some(state) = self.nodes.remove(&id)
         {
             self.unindex_node(&state.node);
@@ -157,12 +157,12 @@ impl State {
         self.touch(id);
         let removed = self.networks.remove(&id).expect("a project's network exists");
         self.vnis.vacate(removed.network.vni.get());
-        for member in removed.members.values() {
+        for member in removed.members() {
             self.containers.remove(&member.id);
         }
         for part in &removed.parts {
-            let networks = &mut self.nodes.get_mut(&part.node).expect("a container's node exists").networks;
-            networks.retain(|other| *other != id);
+            let host = self.nodes.get_mut(&part.node).expect("a container's node exists");
+            host.shares.retain(|share| share.network != id);
         }
     }
 
@@ -200,12 +200,11 @@ impl State {
     fn load_node(&mut self, node: Node) -> Result<(), LoadError> {
         let id = node.id;
         self.index_node(&node);
-        let state = NodeState { networks: Vec::new(), node: Arc::new(node) };
-        refuse_second(self.nodes.insert(id, state).is_some(), || format!("node {id}"))
+        refuse_second(self.nodes.insert(id, NodeState::new(node)).is_some(), || format!("node {id}"))
     }
 
     fn load_network(&mut self, network: Network) -> Result<(), LoadError> {
-        let Network { id, project, vni, subnet, .. } = network;
+        let Network { id, project, vni, .. } = network;
         let of = LoadError::NetworkProject { network: id, project };
         let owner = self.projects.get_mut(&project).ok_or_else(|| of.clone())?;
         if owner.network.replace(id).is_some_and(|other| other != id) {
@@ -214,16 +213,7 @@ impl State {
         if !self.vnis.occupy(vni.get()) {
             return Err(LoadError::Vni { network: id });
         }
-        let addresses = Pool::new(subnet.capacity(), self.policy.address_rest, Reuse::Oldest);
-        let state = NetworkState {
-            network,
-            addresses,
-            members: BTreeMap::new(),
-            types: Vec::new(),
-            parts: Vec::new(),
-            plan: Cached::default(),
-            zone: ZoneCache::default(),
-        };
+        let state = NetworkState::new(network, &self.policy);
         refuse_second(self.networks.insert(id, Box::new(state)).is_some(), || format!("private network {id}"))
     }
 
@@ -256,15 +246,9 @@ impl State {
                 of
             }
         };
-        state.members.insert(ordinal, Member { id, of, index: slot.index(), node: container.node, phase });
-        match state.part(container.node) {
-            Ok(at) => state.parts[at].containers += 1,
-            Err(at) => {
-                let mtu = host.node.network_mtu(state.network.encryption).unwrap_or(0);
-                state.parts.insert(at, Part { node: container.node, containers: 1, mtu });
-                host.networks.insert(host.networks.partition_point(|other| *other < network), network);
-            }
-        }
+        state.insert(Member { id, of, index: slot.index(), ordinal, node: container.node, phase });
+        state.join(container.node, host.node.network_mtu(state.network.encryption).unwrap_or(0));
+        host.add(network);
         let second = self.containers.insert(id, (network, ordinal)).is_some();
         refuse_second(second, || format!("container {id}"))
     }

@@ -1,13 +1,57 @@
-//! Changes of nodes.
+//! Nodes, and changes of them.
 
 use std::sync::Arc;
 
-use super::{ApplyError, NodeState, State};
-use crate::id::NodeId;
+use super::{ApplyError, State};
+use crate::id::{NetworkId, NodeId};
 use crate::mtu;
 use crate::net::PublicKey;
 use crate::network::Encryption;
 use crate::node::{Availability, Node};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NodeState {
+    pub(super) node: Arc<Node>,
+    /// The networks it runs containers of, in order.
+    pub(super) shares: Vec<Share>,
+}
+
+/// How many containers of a network a node runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Share {
+    pub(super) network: NetworkId,
+    pub(super) containers: u32,
+}
+
+impl NodeState {
+    pub(super) fn new(node: Node) -> Self {
+        Self { node: Arc::new(node), shares: Vec::new() }
+    }
+
+    /// Finds what it runs of a network, or where that would stand.
+    pub(super) fn share(&self, network: NetworkId) -> Result<usize, usize> {
+        self.shares.binary_search_by_key(&network, |share| share.network)
+    }
+
+    /// Counts one more container of a network.
+    pub(super) fn add(&mut self, network: NetworkId) {
+        match self.share(network) {
+            Ok(at) => self.shares[at].containers += 1,
+            Err(at) => self.shares.insert(at, Share { network, containers: 1 }),
+        }
+    }
+
+    /// Counts one container of a network less, and returns whether it was the last.
+    pub(super) fn remove(&mut self, network: NetworkId) -> bool {
+        let at = self.share(network).expect("its containers are counted");
+        self.shares[at].containers -= 1;
+        let is_last = self.shares[at].containers == 0;
+        if is_last {
+            self.shares.remove(at);
+        }
+        is_last
+    }
+}
 
 impl State {
     pub(super) fn add_node(&mut self, node: Node) -> Result<(), ApplyError> {
@@ -16,7 +60,7 @@ impl State {
         }
         self.check_node(&node)?;
         self.index_node(&node);
-        let state = NodeState { networks: Vec::new(), node: Arc::new(node) };
+        let state = NodeState::new(node);
         self.log_node(state.node.id);
         self.nodes.insert(state.node.id, state);
         Ok(())
@@ -31,7 +75,7 @@ impl State {
             return Err(ApplyError::Fenced { node: id, given, known });
         }
         self.check_node(&node)?;
-        let networks = state.networks.clone();
+        let networks: Vec<_> = state.shares.iter().map(|share| share.network).collect();
         let mtus: Result<Vec<_>, _> = networks.iter().map(|network| self.check_host(*network, &node)).collect();
         let mtus = mtus?;
         self.unindex_node(&before);
@@ -51,9 +95,8 @@ impl State {
 
     pub(super) fn remove_node(&mut self, id: NodeId) -> Result<(), ApplyError> {
         let state = self.nodes.get(&id).ok_or(ApplyError::UnknownNode { node: id })?;
-        if !state.networks.is_empty() {
-            let parts = state.networks.iter().flat_map(|network| &self.networks[network].parts);
-            let count = parts.filter(|part| part.node == id).map(|part| part.containers).sum();
+        if !state.shares.is_empty() {
+            let count = state.shares.iter().map(|share| share.containers).sum();
             return Err(ApplyError::NodeHasContainers { node: id, count });
         }
         let node = Arc::clone(&state.node);

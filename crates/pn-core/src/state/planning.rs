@@ -1,9 +1,10 @@
 //! From the state to plans. What did not change is shared with the plans before.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, OnceLock};
 
-use super::{Cached, NetworkState, State};
+use super::State;
+use super::network::NetworkState;
 use crate::id::{AppId, NetworkId, NodeId};
 use crate::mtu;
 use crate::plan::{AppNames, Endpoint, Generation, NetworkPlan, NodePlan, Plan, Stage, TypeNames, ZonePlan, ZoneSet};
@@ -20,7 +21,7 @@ pub(super) struct Log {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Touched {
+pub(super) enum Touched {
     Network(NetworkId),
     Node(NodeId),
 }
@@ -44,8 +45,9 @@ impl Log {
     }
 
     /// Returns what was touched after a generation; `None` where not all of it is known any more.
-    fn since(&self, generation: Generation) -> Option<impl Iterator<Item = Touched>> {
-        let start = self.touched.partition_point(|(noted, _)| *noted <= generation);
+    pub(super) fn since(&self, generation: Generation) -> Option<impl Iterator<Item = Touched>> {
+        // Most ask for the last few.
+        let start = self.touched.iter().rposition(|(noted, _)| *noted <= generation).map_or(0, |before| before + 1);
         (generation >= self.forgotten).then(|| self.touched.range(start..).map(|(_, touched)| *touched))
     }
 }
@@ -75,7 +77,8 @@ impl State {
         let Some(state) = self.nodes.get(&id) else {
             return NodePlan::empty(id, self.generation);
         };
-        let networks = state.networks.iter().map(|id| (*id, self.network_plan(&self.networks[id])));
+        let networks =
+            state.shares.iter().map(|share| (share.network, self.network_plan(&self.networks[&share.network])));
         NodePlan::new(Arc::clone(&state.node), self.generation, networks.collect(), |id| {
             self.nodes.get(&id).map(|state| Arc::clone(&state.node))
         })
@@ -102,14 +105,14 @@ impl State {
         self.log.note(self.generation.next(), Touched::Node(node));
     }
 
-    fn network_plan(&self, state: &NetworkState) -> Arc<NetworkPlan> {
+    pub(super) fn network_plan(&self, state: &NetworkState) -> Arc<NetworkPlan> {
         Arc::clone(state.plan.0.get_or_init(|| Arc::new(self.plan_network(state))))
     }
 
     fn plan_network(&self, state: &NetworkState) -> NetworkPlan {
         let network = &state.network;
-        let endpoints = state.members.iter().map(|(ordinal, member)| {
-            let address = network.subnet.address(*ordinal).expect("members have ordinals of the subnet");
+        let endpoints = state.members().iter().map(|member| {
+            let address = network.subnet.address(member.ordinal).expect("members have ordinals of the subnet");
             let (container, node, of, index) = (member.id, member.node, Arc::clone(&member.of), member.index);
             Endpoint { container, node, address, of, index }
         });
@@ -150,9 +153,9 @@ impl State {
     fn plan_app(&self, state: &NetworkState, app: AppId) -> Option<AppNames> {
         let declared = &self.apps[&app];
         let types = declared.formation.types().map(|(container_type, _)| {
-            let live = state.of_type(&(app, *container_type)).into_iter().flat_map(|at| &state.types[at].live);
+            let live = state.live_of(&(app, *container_type)).iter();
             let subnet = state.network.subnet;
-            let named = live.filter_map(|(index, live)| Some((*index, subnet.address(live.ready?.get())?)));
+            let named = live.filter_map(|live| Some((live.index, subnet.address(live.ready?.get())?)));
             let ports = declared.ports.get(container_type).cloned().unwrap_or_default();
             TypeNames { app, container_type: *container_type, ports, containers: named.collect() }
         });
@@ -189,113 +192,20 @@ impl PartialEq for ZoneCache {
 
 impl Eq for ZoneCache {}
 
-/// Keeps the plan of one node up to date, at a cost that grows with what changed.
-///
-/// ```
-/// use pn_core::{NodeId, NodePlanner, Region, State};
-///
-/// let mut state = State::new(Region::default());
-/// let mut planner = NodePlanner::new(&state, NodeId::from_u128(1));
-/// // state.apply(…)?, and then:
-/// assert_eq!(*planner.update(&state), state.node_plan(NodeId::from_u128(1)));
-/// ```
+/// A value derived from what stands beside it, so equal whenever that is.
 #[derive(Debug, Clone)]
-pub struct NodePlanner {
-    plan: NodePlan,
-    /// How many of the node's networks each other node has a part in.
-    shared: BTreeMap<NodeId, u32>,
-}
+pub(super) struct Cached<T>(OnceLock<Arc<T>>);
 
-impl NodePlanner {
-    /// Plans a node.
-    #[must_use]
-    pub fn new(state: &State, node: NodeId) -> Self {
-        let plan = state.node_plan(node);
-        let mut shared = BTreeMap::new();
-        for other in plan.networks.values().flat_map(|network| &network.nodes).filter(|other| **other != node) {
-            *shared.entry(*other).or_default() += 1;
-        }
-        Self { plan, shared }
-    }
-
-    /// Returns the plan as of the last update.
-    #[must_use]
-    pub const fn plan(&self) -> &NodePlan {
-        &self.plan
-    }
-
-    /// Catches up with a state: the one it was made from, some changes later.
-    pub fn update(&mut self, state: &State) -> &NodePlan {
-        let touched = state.log.since(self.plan.generation);
-        let host = state.nodes.get(&self.plan.node);
-        let (Some(touched), Some(host), Some(_)) = (touched, host, &self.plan.host) else {
-            *self = Self::new(state, self.plan.node);
-            return &self.plan;
-        };
-        for touched in touched {
-            match touched {
-                Touched::Network(network) => {
-                    self.update_network(state, network, host.networks.binary_search(&network).is_ok())
-                }
-                Touched::Node(node) => self.update_node(state, node),
-            }
-        }
-        self.plan.generation = state.generation;
-        &self.plan
-    }
-
-    fn update_network(&mut self, state: &State, network: NetworkId, is_member: bool) {
-        let now = is_member.then(|| state.network_plan(&state.networks[&network]));
-        let before = self.plan.networks.get(&network).cloned();
-        if now.as_ref().map(Arc::as_ptr) == before.as_ref().map(Arc::as_ptr) {
-            return;
-        }
-        let nodes = |plan: &Option<Arc<NetworkPlan>>| plan.as_ref().map(|plan| plan.nodes.clone()).unwrap_or_default();
-        let (left, joined) = (nodes(&before), nodes(&now));
-        for node in joined.iter().filter(|node| left.binary_search(node).is_err()) {
-            self.join(state, *node);
-        }
-        for node in left.iter().filter(|node| joined.binary_search(node).is_err()) {
-            self.leave(*node);
-        }
-        let networks = Arc::make_mut(&mut self.plan.networks);
-        match now {
-            Some(now) => networks.insert(network, now),
-            None => networks.remove(&network),
-        };
-    }
-
-    fn join(&mut self, state: &State, node: NodeId) {
-        if node == self.plan.node {
-            return;
-        }
-        let count = self.shared.entry(node).or_default();
-        *count += 1;
-        if *count == 1
-            && let Some(known) = state.nodes.get(&node)
-        {
-            Arc::make_mut(&mut self.plan.peers).insert(node, Arc::clone(&known.node));
-        }
-    }
-
-    fn leave(&mut self, node: NodeId) {
-        if let Some(count) = self.shared.get_mut(&node) {
-            *count -= 1;
-            if *count == 0 {
-                self.shared.remove(&node);
-                Arc::make_mut(&mut self.plan.peers).remove(&node);
-            }
-        }
-    }
-
-    fn update_node(&mut self, state: &State, node: NodeId) {
-        let Some(known) = state.nodes.get(&node) else {
-            return;
-        };
-        if node == self.plan.node {
-            self.plan.host = Some(Arc::clone(&known.node));
-        } else if self.plan.peers.contains_key(&node) {
-            Arc::make_mut(&mut self.plan.peers).insert(node, Arc::clone(&known.node));
-        }
+impl<T> Default for Cached<T> {
+    fn default() -> Self {
+        Self(OnceLock::new())
     }
 }
+
+impl<T> PartialEq for Cached<T> {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl<T> Eq for Cached<T> {}

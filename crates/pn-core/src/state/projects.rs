@@ -1,10 +1,10 @@
 //! Changes of projects, their private networks and their apps.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use super::planning::ZoneCache;
-use super::{ApplyError, Cached, NetworkState, ProjectState, State};
-use crate::alloc::{Exhausted, Pool, Reuse};
+use super::network::NetworkState;
+use super::{ApplyError, ProjectState, State};
+use crate::alloc::Exhausted;
 use crate::app::{App, Formation, Hosting};
 use crate::container_type::{ContainerType, Exposure};
 use crate::id::{AppId, NetworkId, ProjectId};
@@ -71,15 +71,8 @@ impl State {
             Families::DualStack => Some(Ipv6Prefix::of_network(network)),
         };
         state.network = Some(network);
-        let state = NetworkState {
-            network: Network { id: network, project, vni, subnet, ipv6, encryption, key_scope, terms },
-            addresses: Pool::new(subnet.capacity(), self.policy.address_rest, Reuse::Oldest),
-            members: BTreeMap::new(),
-            types: Vec::new(),
-            parts: Vec::new(),
-            plan: Cached::default(),
-            zone: ZoneCache::default(),
-        };
+        let record = Network { id: network, project, vni, subnet, ipv6, encryption, key_scope, terms };
+        let state = NetworkState::new(record, &self.policy);
         self.networks.insert(network, Box::new(state));
         self.touch(network);
         Ok(())
@@ -163,7 +156,7 @@ impl State {
         if app.formation.count(container_type).is_none() {
             return Err(ApplyError::UndeclaredType { app: id, container_type: *container_type });
         }
-        let members = network.into_iter().flat_map(|network| self.networks[&network].members.values());
+        let members = network.into_iter().flat_map(|network| self.networks[&network].members());
         let count = members.filter(|member| *member.of == key).count();
         if count > 0 {
             return Err(ApplyError::TypeHasContainers { app: id, container_type: *container_type, count });
@@ -222,7 +215,7 @@ impl State {
     fn refuse_containers(&self, id: AppId) -> Result<Option<NetworkId>, ApplyError> {
         let app = self.apps.get(&id).ok_or(ApplyError::UnknownApp { app: id })?;
         let network = self.projects[&app.project].network;
-        let members = network.into_iter().flat_map(|network| self.networks[&network].members.values());
+        let members = network.into_iter().flat_map(|network| self.networks[&network].members());
         match members.filter(|member| member.of.0 == id).count() {
             0 => Ok(network),
             count => Err(ApplyError::AppHasContainers { app: id, count }),

@@ -5,12 +5,16 @@ mod machine;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::time::Duration;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::*;
+use crate::app::Hosting;
+use crate::container::Slot;
 use crate::container_type::ContainerType;
 use crate::name::Name;
 use crate::net::PublicKey;
-use crate::network::Terms;
+use crate::network::{NetworkRequest, Terms};
+use crate::node::Availability;
 use crate::policy::Requirement;
 
 const T0: Timestamp = Timestamp::ZERO;
