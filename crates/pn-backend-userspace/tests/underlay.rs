@@ -28,15 +28,14 @@ async fn what_an_underlay_loses_repeats_and_reorders_arrives_once_and_in_order()
         let mut nodes = Nodes::start(listen).await;
         let way = Way::between(nodes.addresses(), quality);
         nodes.go(&way).await;
-        let addresses = [0, 1].map(|n| addresses(&nodes.port(n)));
+        let [at_first, at_second] = [0, 1].map(|n| addresses(&nodes.port(n)));
         let inside = [0; 2].map(|_| Namespace::new());
         for (n, inside) in inside.iter().enumerate() {
             nodes.backends[n].attach(nodes.containers[n], TunPort::in_netns(inside.path())).await.unwrap();
         }
-        for version in 0..2 {
-            transfer(&inside[0], &inside[1], addresses[1][version], 80, 2_000_000).await;
-            transfer(&inside[1], &inside[0], addresses[0][version], 80, 2_000_000).await;
-            let (from, to) = (addresses[0][version], addresses[1][version]);
+        for (from, to) in at_first.into_iter().zip(at_second) {
+            transfer(&inside[0], &inside[1], to, 80, 1_000_000).await;
+            transfer(&inside[1], &inside[0], from, 80, 1_000_000).await;
             let sender = inside[0].run(move || UdpSocket::bind((from, 0)).unwrap()).await;
             let receiver = inside[1].run(move || UdpSocket::bind((to, 53)).unwrap()).await;
             let arrived = tokio::task::spawn_blocking(move || datagrams(&sender, &receiver));
