@@ -19,9 +19,15 @@ use tokio::sync::Notify;
 
 use crate::fragment::{Envelope, Reassembly, fragment, max_payload};
 
+mod holes;
 mod orphans;
 
+use holes::Holes;
 use orphans::Orphans;
+
+/// How much faster than others' smoltcp's clock goes here. It waits at least a second before it sends a segment again, as RFC
+/// 6298 has it; where a round trip takes a millisecond, that is as long as nothing else. So it is 200 ms, as with Linux.
+const CLOCK_RATE: u32 = 5;
 
 /// Octets that a TCP connection buffers in each direction, and so its largest window.
 const TCP_BUFFER: usize = 512 * 1024;
@@ -36,6 +42,9 @@ const TCP_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// After so long without a packet to send, the other side is asked for a sign of life.
 const KEEP_ALIVE: Duration = Duration::from_secs(45);
+
+/// How long an acknowledgement waits for something to travel with.
+const ACK_DELAY: Duration = Duration::from_millis(10);
 
 /// Connections that wait to be accepted, established or not, for each listener.
 const BACKLOG: usize = 128;
@@ -78,6 +87,7 @@ pub(crate) struct Netstack {
     /// What is left to read of connections that both sides have closed; smoltcp forgets it with the connection.
     rests: HashMap<SocketHandle, VecDeque<u8>>,
     orphans: Orphans,
+    holes: Holes,
     udp: BTreeMap<u16, UdpQueue>,
     reassembly: Reassembly,
     identification: u32,
@@ -129,6 +139,7 @@ impl Netstack {
             ends: HashMap::new(),
             rests: HashMap::new(),
             orphans: Orphans::default(),
+            holes: Holes::default(),
             udp: BTreeMap::new(),
             reassembly: Reassembly::default(),
             identification: seed as u32,
@@ -180,6 +191,9 @@ impl Netstack {
         }
         // Nothing but UDP is ever sent in fragments here, and smoltcp would take one for a whole packet.
         if parsed.fragment().is_none() {
+            if parsed.protocol() == TCP {
+                self.holes.note(&parsed, now);
+            }
             self.device.rx.push_back(packet);
         }
         true
@@ -216,6 +230,7 @@ impl Netstack {
     pub(crate) fn poll(&mut self, now: Duration, room: usize, out: &mut VecDeque<Vec<u8>>) -> Option<Duration> {
         let instant = instant(now);
         self.interface.poll_maintenance(instant);
+        self.device.rx.extend(self.holes.lost(now));
         while let Some(packet) = self.device.rx.front() {
             let (port, flags) = segment(packet).unzip();
             let flags = flags.unwrap_or(0);
@@ -247,8 +262,9 @@ impl Netstack {
         let taken = self.device.tx.len().min(room);
         out.extend(self.device.tx.drain(..taken));
         let next = self.interface.poll_at(instant, &self.sockets);
-        let next = next.map(|next| Duration::from_micros(u64::try_from(next.total_micros()).unwrap_or(0)).max(now));
-        next.into_iter().chain(give_up_at).min()
+        let micros = |next: Instant| u64::try_from(next.total_micros()).unwrap_or(0).div_ceil(CLOCK_RATE.into());
+        let next = next.map(|next| Duration::from_micros(micros(next)).max(now));
+        next.into_iter().chain(give_up_at).chain(self.holes.next()).min()
     }
 
     /// Keeps what has to be known of a connection that a packet with these flags may have ended.
@@ -357,7 +373,7 @@ impl Netstack {
                 | tcp::State::FinWait2
                 | tcp::State::Closing
                 | tcp::State::LastAck => {
-                    self.sockets.get_mut::<tcp::Socket<'_>>(handle).set_timeout(Some(TCP_TIMEOUT.into()));
+                    self.sockets.get_mut::<tcp::Socket<'_>>(handle).set_timeout(Some(ticks(TCP_TIMEOUT)));
                     listener.established.push_back(handle);
                     listener.changed.notify_one();
                 }
@@ -425,7 +441,7 @@ impl Netstack {
             | tcp::State::Closing
             | tcp::State::LastAck
             | tcp::State::TimeWait => {
-                socket.set_timeout(Some(TCP_TIMEOUT.into()));
+                socket.set_timeout(Some(ticks(TCP_TIMEOUT)));
                 Some(Ok(()))
             }
         }
@@ -565,8 +581,14 @@ impl Netstack {
     }
 }
 
+/// Returns what smoltcp's clock shows.
 fn instant(now: Duration) -> Instant {
-    Instant::from_micros(i64::try_from(now.as_micros()).unwrap_or(i64::MAX))
+    Instant::from_micros(i64::try_from((now * CLOCK_RATE).as_micros()).unwrap_or(i64::MAX))
+}
+
+/// Returns how long a time is by smoltcp's clock.
+fn ticks(time: Duration) -> smoltcp::time::Duration {
+    (time * CLOCK_RATE).into()
 }
 
 fn interface(addresses: Addresses, seed: u64, device: &mut Queues, now: Duration) -> Interface {
@@ -586,10 +608,12 @@ fn interface(addresses: Addresses, seed: u64, device: &mut Queues, now: Duration
 fn new_tcp() -> tcp::Socket<'static> {
     let buffer = || tcp::SocketBuffer::new(vec![0; TCP_BUFFER]);
     let mut socket = tcp::Socket::new(buffer(), buffer());
-    socket.set_timeout(Some(CONNECT_TIMEOUT.into()));
-    socket.set_keep_alive(Some(KEEP_ALIVE.into()));
+    socket.set_timeout(Some(ticks(CONNECT_TIMEOUT)));
+    socket.set_keep_alive(Some(ticks(KEEP_ALIVE)));
     socket.set_nagle_enabled(false);
-    socket.set_congestion_control(tcp::CongestionControl::Cubic);
+    socket.set_ack_delay(Some(ticks(ACK_DELAY)));
+    // It grows by round trips, and not by the clock.
+    socket.set_congestion_control(tcp::CongestionControl::Reno);
     socket
 }
 
@@ -602,10 +626,13 @@ fn udp_sum(source: IpAddr, destination: IpAddr, datagram: &[u8]) -> u16 {
 
 /// Returns the port a TCP packet is for, and its flags.
 fn segment(packet: &[u8]) -> Option<(u16, u8)> {
-    let packet = IpPacket::parse(packet).filter(|packet| packet.protocol() == 6)?;
+    let packet = IpPacket::parse(packet).filter(|packet| packet.protocol() == TCP)?;
     let header = packet.payload().first_chunk::<14>()?;
     Some((u16::from_be_bytes([header[2], header[3]]), header[13]))
 }
+
+/// IP protocol number of TCP.
+const TCP: u8 = 6;
 
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;

@@ -4,6 +4,8 @@ use pn_overlay::packet::UdpPacket;
 
 use super::*;
 
+mod loss;
+
 const PORT: u16 = 80;
 
 /// What the container with a number is reached at.
