@@ -143,14 +143,14 @@ async fn udp_of_every_size_crosses_interfaces() {
     }
     let (cluster, [a, b]) = start([1, 2]).await;
     let (inside_a, inside_b) = (attach(&cluster, a).await, attach(&cluster, b).await);
-    for version in 0..2 {
+    for (version, most) in MOST.into_iter().enumerate() {
         let [from, to] = [a, b].map(|container| addresses(&cluster, container)[version]);
         let receiver = inside_b.run(move || UdpSocket::bind((to, 53)).unwrap()).await;
         let sender = inside_a.run(move || UdpSocket::bind((from, 54)).unwrap()).await;
         receiver.set_read_timeout(Some(LIMIT)).unwrap();
         let work = move || {
             let mut buffer = vec![0; 70_000];
-            for len in sizes(MOST[version]) {
+            for len in sizes(most) {
                 let datagram = octets(len, len as u64);
                 sender.send_to(&datagram, (to, 53)).unwrap();
                 let (received, _) = receiver.recv_from(&mut buffer).unwrap();
