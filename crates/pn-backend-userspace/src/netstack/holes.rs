@@ -48,11 +48,10 @@ impl Holes {
         }
         let connection = (packet.source(), ports.0, ports.1);
         match self.0.get_mut(&connection) {
-            Some(hole) if hole.at == at => {
-                if hole.due.is_some() && is_selective {
-                    packet.octets().clone_into(&mut hole.packet);
-                }
+            Some(hole) if hole.at == at && is_selective && hole.due.is_some() => {
+                packet.octets().clone_into(&mut hole.packet);
             }
+            Some(hole) if hole.at == at => {}
             Some(_) if !is_selective => drop(self.0.remove(&connection)),
             _ if is_selective => {
                 if self.0.len() == MAX_HOLES {
