@@ -1,7 +1,5 @@
 //! A network with IPv6 that has a node in the kernel and one in user space.
 
-#![expect(clippy::unwrap_used, reason = "tests fail where something is missing")]
-
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
