@@ -10,8 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use libfuzzer_sys::fuzz_target;
 use pn_core::*;
-use pn_overlay::packet::{EthernetFrame, Ipv4Packet, UdpDatagram, UdpPacket};
-use pn_overlay::{DropReason, Outbox, PeerConfig, PrivateKey, Tunnel, Vtep, vxlan};
+use pn_overlay::packet::{EthernetFrame, IpPacket, UdpDatagram, UdpPacket};
+use pn_overlay::{DropReason, Egress, Outbox, PeerConfig, PrivateKey, Tunnel, Vtep, vxlan};
 
 struct Node1 {
     vtep: Vtep,
@@ -36,7 +36,7 @@ fn tunnel_address(node: u8) -> IpAddr {
     Ipv4Addr::new(100, 64, 0, node).into()
 }
 
-/// Node 1 with a container at 10.240.0.1; node 2 has one at 10.240.0.2.
+/// Node 1 with a container at 10.240.0.1; node 2 has one at 10.240.0.2. Their network has IPv6, too.
 fn node_1() -> Node1 {
     let mut state = State::new(Region::default());
     let mut apply = |change| state.apply(Timestamp::ZERO, change).map(drop).expect("the changes hold");
@@ -49,7 +49,9 @@ fn node_1() -> Node1 {
     let (project, network, app) = (ProjectId::from_u128(1), NetworkId::from_u128(1), AppId::from_u128(1));
     let terms = Terms { accepted_by: label(), version: label(), accepted_at: Timestamp::ZERO };
     apply(Change::AddProject(Project::new(project, label())));
-    apply(Change::EnablePrivateNetwork(NetworkRequest::new(project, network, terms)));
+    let mut request = NetworkRequest::new(project, network, terms);
+    request.families = Families::DualStack;
+    apply(Change::EnablePrivateNetwork(request));
     apply(Change::AddApp(App::new(app, project, label())));
     apply(Change::Scale { app, formation: "web:2".parse().expect("a formation") });
     for n in [1, 2] {
@@ -115,10 +117,22 @@ impl Node1 {
 fn check_ingress(vtep: &Vtep, packet: &UdpPacket<'_>) {
     if let Ok(ingress) = vtep.ingress(NodeId::from_u128(2), packet) {
         assert_eq!(ingress.container, ContainerId::from_u128(1));
-        assert_eq!(ingress.packet.source(), Ipv4Addr::new(10, 240, 0, 2));
-        assert_eq!(ingress.packet.destination(), Ipv4Addr::new(10, 240, 0, 1));
+        check_addresses(&ingress.packet, 2, 1);
         assert!(ingress.packet.octets().len() <= 1390);
     }
+}
+
+/// Checks whom a packet is from and for, and that it is none of neighbour discovery.
+fn check_addresses(packet: &IpPacket<'_>, from: u8, to: u8) {
+    let address = |n: u8| {
+        let v4 = Ipv4Addr::new(10, 240, 0, n);
+        let v6 = Ipv6Prefix::of_network(NetworkId::from_u128(1)).address(v4);
+        if matches!(packet, IpPacket::V4(_)) { IpAddr::from(v4) } else { v6.into() }
+    };
+    assert_eq!((packet.source(), packet.destination()), (address(from), address(to)));
+    let is_discovery = |kind: &u8| (133..=137).contains(kind);
+    let is_icmpv6 = matches!(packet, IpPacket::V6(_)) && packet.protocol() == 58 && packet.fragment().is_none();
+    assert!(!is_icmpv6 || !packet.payload().first().is_some_and(is_discovery));
 }
 
 fuzz_target!(|octets: &[u8]| {
@@ -126,12 +140,15 @@ fuzz_target!(|octets: &[u8]| {
         assert_eq!(&vxlan::header(vni)[4..7], &octets[4..7]);
         assert_eq!(frame.len() + vxlan::HEADER_LEN, octets.len());
     }
-    let _ = (EthernetFrame::parse(octets), Ipv4Packet::parse(octets), UdpPacket::parse(octets));
+    let _ = (EthernetFrame::parse(octets), EthernetFrame::header_of(octets), UdpPacket::parse(octets));
     NODE.with_borrow_mut(|node| {
         let udp = UdpDatagram { source: 50_000, destination: vxlan::PORT, payload: octets };
         check_ingress(&node.vtep, &UdpPacket { source: tunnel_address(2), destination: tunnel_address(1), udp });
         let (network, container) = (NetworkId::from_u128(1), ContainerId::from_u128(1));
-        let _ = node.vtep.egress(network, container, octets, &mut Vec::new());
+        if let Ok(Egress::Tunnel(via, _)) = node.vtep.egress(network, container, octets, &mut Vec::new()) {
+            assert_eq!(via, tunnel_address(2));
+            check_addresses(&IpPacket::parse(octets).expect("it was sent on"), 1, 2);
+        }
         let opened = node.tunnel.open(underlay(2), octets, &mut node.out);
         assert!(!matches!(opened, Ok(Some(_))), "nobody without the key makes a packet");
         if octets.len() <= MAX_PAYLOAD {

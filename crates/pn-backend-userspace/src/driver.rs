@@ -1,5 +1,6 @@
 //! The loop that carries packets: between the underlay socket, the tunnels, and the containers' stacks and interfaces.
 
+use core::net::IpAddr;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -151,7 +152,7 @@ struct Attached {
 }
 
 /// What of a packet decides where it goes: protocol, source and destination.
-type Claim = (u8, [u8; 8]);
+type Claim = (u8, IpAddr, IpAddr);
 
 impl std::fmt::Debug for PortInner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

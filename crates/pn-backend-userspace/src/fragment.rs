@@ -1,11 +1,13 @@
-//! IPv4 fragmentation and reassembly (RFC 791 §3.2), so that UDP datagrams of any size cross a network.
+//! Fragmentation and reassembly (RFC 791 §3.2, RFC 8200 §4.5), so that UDP datagrams of any size cross a network.
 //!
 //! Pure: time is a parameter, and memory is bounded whatever arrives.
 
-use core::net::Ipv4Addr;
+use core::net::IpAddr;
 use core::time::Duration;
 
-use pn_overlay::packet::{IPV4_LEN, Ipv4Packet};
+use pn_overlay::packet::{
+    FRAGMENT, FRAGMENT_LEN, Fragment, IPV4_LEN, IPV6_LEN, IpPacket, set_ipv4_checksum, write_ip_header,
+};
 
 /// How long the fragments of a packet wait for each other. Linux lets them for 30 s (`ipfrag_time`); at today's rates an
 /// identification comes around much sooner.
@@ -17,45 +19,57 @@ const MAX_INCOMPLETE: usize = 256;
 const MAX_INCOMPLETE_OF_SOURCE: usize = 64;
 const MAX_OCTETS: usize = 4 << 20;
 
-/// The most octets an IPv4 packet can carry behind its header.
-const MAX_PAYLOAD: usize = 65_535 - IPV4_LEN;
+/// What the packets of a datagram have in common.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Envelope {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    pub(crate) protocol: u8,
+    /// What fragments are told apart by; one that travels whole has none.
+    pub(crate) identification: u32,
+}
 
-const MORE_FRAGMENTS: u16 = 0x2000;
-const OFFSET_MASK: u16 = 0x1fff;
-
-/// Cuts what follows an IPv4 header into packets that fit an MTU.
-///
-/// `write_header` fills the header of each packet, but for total length, fragment fields and checksum, which are 0 then and
-/// are filled in here. A payload that fits leaves as one packet that is no fragment.
-pub(crate) fn fragment(
-    payload: &[u8],
-    mtu: u16,
-    identification: u16,
-    write_header: impl Fn(&mut [u8; IPV4_LEN]),
-    mut emit: impl FnMut(Vec<u8>),
-) {
-    let room = usize::from(mtu) - IPV4_LEN;
-    // All but the last carry a multiple of eight octets.
-    let step = if payload.len() <= room { payload.len().max(1) } else { room & !7 };
-    let mut offset = 0;
-    loop {
-        let piece = &payload[offset..payload.len().min(offset + step)];
-        let more = offset + piece.len() < payload.len();
-        let mut header = [0; IPV4_LEN];
-        write_header(&mut header);
-        let total = u16::try_from(IPV4_LEN + piece.len()).expect("a piece fits an MTU");
-        let fields = (offset / 8) as u16 | if more { MORE_FRAGMENTS } else { 0 };
-        header[2..4].copy_from_slice(&total.to_be_bytes());
-        header[4..6].copy_from_slice(&identification.to_be_bytes());
-        header[6..8].copy_from_slice(&fields.to_be_bytes());
-        let checksum = !smoltcp::wire::checksum::data(&header);
-        header[10..12].copy_from_slice(&checksum.to_be_bytes());
-        emit([&header[..], piece].concat());
-        offset += piece.len();
-        if !more {
-            return;
-        }
+/// Returns the most octets that a packet of the version of an address carries behind its header.
+pub(crate) const fn max_payload(address: IpAddr) -> usize {
+    match address {
+        IpAddr::V4(_) => 65_535 - IPV4_LEN,
+        IpAddr::V6(_) => 65_535,
     }
+}
+
+/// Puts a payload into packets that fit an MTU: one that is no fragment, where that is enough. Returns whether it was not.
+pub(crate) fn fragment(payload: &[u8], mtu: u16, envelope: Envelope, mut emit: impl FnMut(Vec<u8>)) -> bool {
+    let Envelope { source, destination, protocol, .. } = envelope;
+    let (ip_len, extension) = if source.is_ipv4() { (IPV4_LEN, 0) } else { (IPV6_LEN, FRAGMENT_LEN) };
+    if ip_len + payload.len() <= usize::from(mtu) {
+        let mut packet = vec![0; ip_len];
+        write_ip_header(&mut packet, protocol, source, destination, payload.len());
+        packet.extend(payload);
+        emit(packet);
+        return false;
+    }
+    // All but the last carry a multiple of eight octets.
+    let step = (usize::from(mtu) - ip_len - extension) & !7;
+    for (n, piece) in payload.chunks(step).enumerate() {
+        let (offset, more) = (n * step, (n + 1) * step < payload.len());
+        let mut packet = vec![0; ip_len + extension];
+        let id = envelope.identification.to_be_bytes();
+        if source.is_ipv4() {
+            write_ip_header(&mut packet, protocol, source, destination, piece.len());
+            let fields = (offset / 8) as u16 | u16::from(more) << 13;
+            packet[4..6].copy_from_slice(&id[2..]);
+            packet[6..8].copy_from_slice(&fields.to_be_bytes());
+            set_ipv4_checksum(&mut packet);
+        } else {
+            write_ip_header(&mut packet, FRAGMENT, source, destination, extension + piece.len());
+            packet[ip_len] = protocol;
+            packet[ip_len + 2..ip_len + 4].copy_from_slice(&(offset as u16 | u16::from(more)).to_be_bytes());
+            packet[ip_len + 4..].copy_from_slice(&id);
+        }
+        packet.extend(piece);
+        emit(packet);
+    }
+    true
 }
 
 /// Puts the fragments of packets together again.
@@ -78,27 +92,24 @@ struct Incomplete {
     len: Option<usize>,
 }
 
-/// What the fragments of a packet have in common (RFC 791 §3.2); the destination is the container itself.
-type Key = (Ipv4Addr, u16, u8);
+/// What the fragments of a packet have in common; the destination is the container itself.
+type Key = (IpAddr, u32, u8);
 
 impl Reassembly {
     /// Takes a packet and returns a payload that is complete with it: at once for a packet that is no fragment.
     ///
     /// Fragments that overlap, or disagree on where the packet ends, make the whole packet void: nobody sends such but to
     /// deceive (RFC 5722 has the reasons).
-    pub(crate) fn accept(&mut self, packet: &Ipv4Packet<'_>, now: Duration) -> Option<Vec<u8>> {
-        if !packet.is_fragment() {
+    pub(crate) fn accept(&mut self, packet: &IpPacket<'_>, now: Duration) -> Option<Vec<u8>> {
+        let Some(Fragment { identification, offset, more }) = packet.fragment() else {
             return Some(packet.payload().to_vec());
-        }
+        };
         while let Some(first) = self.incomplete.first()
             && now >= first.deadline
         {
             self.remove(0);
         }
-        let octets = packet.octets();
-        let word = |at: usize| u16::from_be_bytes([octets[at], octets[at + 1]]);
-        let key = (packet.source(), word(4), packet.protocol());
-        let (offset, more) = (usize::from(word(6) & OFFSET_MASK) * 8, word(6) & MORE_FRAGMENTS != 0);
+        let key = (packet.source(), identification, packet.protocol());
         let found = self.incomplete.iter().position(|incomplete| incomplete.key == key);
         let index = match found {
             Some(index) => index,
@@ -147,7 +158,7 @@ impl Incomplete {
         let is_odd = more && !piece.len().is_multiple_of(8);
         if piece.is_empty()
             || is_odd
-            || end > MAX_PAYLOAD
+            || end > max_payload(self.key.0)
             || self.len.is_some_and(|len| end > len || (!more && end != len))
         {
             return None;
@@ -179,158 +190,4 @@ impl Incomplete {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const FROM: Ipv4Addr = Ipv4Addr::new(10, 240, 0, 1);
-
-    fn header(header: &mut [u8; IPV4_LEN]) {
-        header[0] = 0x45;
-        header[8..10].copy_from_slice(&[64, 17]);
-        header[12..16].copy_from_slice(&FROM.octets());
-        header[16..20].copy_from_slice(&[10, 240, 0, 2]);
-    }
-
-    fn fragments(payload: &[u8], mtu: u16, identification: u16) -> Vec<Vec<u8>> {
-        let mut packets = Vec::new();
-        fragment(payload, mtu, identification, header, |packet| packets.push(packet));
-        packets
-    }
-
-    /// Makes a fragment another source's.
-    fn from(source: u8, mut packet: Vec<u8>) -> Vec<u8> {
-        packet[15] = source;
-        packet
-    }
-
-    fn accept(reassembly: &mut Reassembly, packet: &[u8], seconds: u64) -> Option<Vec<u8>> {
-        reassembly.accept(&Ipv4Packet::parse(packet).unwrap(), Duration::from_secs(seconds))
-    }
-
-    #[test]
-    fn what_fits_is_no_fragment() {
-        for len in [0, 1, 1370] {
-            let packets = fragments(&vec![7; len], 1390, 1);
-            assert_eq!(packets.len(), 1);
-            let packet = Ipv4Packet::parse(&packets[0]).unwrap();
-            assert!(!packet.is_fragment());
-            assert_eq!(accept(&mut Reassembly::default(), &packets[0], 0), Some(vec![7; len]));
-        }
-        assert_eq!(fragments(&[7; 1371], 1390, 1).len(), 2);
-    }
-
-    #[test]
-    fn incomplete_packets_are_given_up_in_time_and_in_number() {
-        let mut reassembly = Reassembly::default();
-        let packets = fragments(&[7; 100], 68, 1);
-        assert_eq!(accept(&mut reassembly, &packets[0], 0), None);
-        for packet in &packets[1..] {
-            assert_eq!(accept(&mut reassembly, packet, 10), None, "the first is gone");
-        }
-        for source in 0..8 {
-            for identification in 0..100 {
-                let packet = from(source, fragments(&[7; 100], 68, identification).swap_remove(0));
-                accept(&mut reassembly, &packet, 20);
-            }
-            assert_eq!(reassembly.incomplete.len(), (64 * (usize::from(source) + 1)).min(256));
-        }
-        assert_eq!(reassembly.octets, 256 * 48);
-        assert_eq!(accept(&mut reassembly, &fragments(&[7; 100], 68, 200)[0], 30), None);
-        assert_eq!((reassembly.incomplete.len(), reassembly.octets), (1, 48), "all before were given up");
-    }
-
-    #[test]
-    fn many_large_packets_are_put_together_at_a_time() {
-        let check = |count: usize| {
-            let packets: Vec<_> = (0..count).map(|n| fragments(&vec![7; 60_000], 1390, n as u16)).collect();
-            let mut reassembly = Reassembly::default();
-            let mut made = 0;
-            for nth in 0..packets[0].len() {
-                for (n, packet) in packets.iter().enumerate() {
-                    let packet = from(n as u8, packet[nth].clone());
-                    made += usize::from(accept(&mut reassembly, &packet, 0).is_some());
-                    assert!(reassembly.octets <= MAX_OCTETS);
-                }
-            }
-            made
-        };
-        assert_eq!(check(17), 17);
-        assert_eq!(check(64), 64);
-        // More than there is room for: those that fit are completed all the same.
-        let made = check(200);
-        assert!((60..=72).contains(&made), "{made}");
-    }
-
-    #[test]
-    fn a_payload_is_counted_once_and_given_back() {
-        let mut reassembly = Reassembly::default();
-        let packets = fragments(&[7; 20_000], 1390, 1);
-        // Backwards, twice each: the first makes room for all.
-        for packet in packets.iter().rev().flat_map(|packet| [packet, packet]) {
-            accept(&mut reassembly, packet, 0);
-            assert!([0, 20_000, 1368].contains(&reassembly.octets), "{}", reassembly.octets);
-        }
-    }
-
-    #[test]
-    fn overlaps_and_lies_make_a_packet_void() {
-        let good = fragments(&(0..100).collect::<Vec<u8>>(), 68, 1);
-        assert_eq!(good.len(), 3);
-        let edit = |n: usize, at: usize, value: u8| {
-            let mut packet = good[n].clone();
-            packet[at] = value;
-            packet
-        };
-        let mut too_far = edit(1, 7, 0xff);
-        too_far[6] = 0x3f;
-        for bad in [edit(1, 7, 5), edit(1, 6, 0), edit(2, 7, 11), edit(1, 3, 67), too_far] {
-            let mut reassembly = Reassembly::default();
-            accept(&mut reassembly, &good[0], 0);
-            accept(&mut reassembly, &good[2], 0);
-            assert_eq!(accept(&mut reassembly, &bad, 0), None);
-            assert_eq!(accept(&mut reassembly, &good[1], 0), None, "the packet was void, what came after is alone");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn fragments_in_any_order_and_twice_make_the_payload(
-            payload in prop::collection::vec(any::<u8>(), 0..20_000),
-            mtu in 68u16..2000,
-            seed: u64,
-        ) {
-            let packets = fragments(&payload, mtu, 9);
-            let mut order: Vec<usize> = (0..packets.len()).chain(0..packets.len() / 2).collect();
-            let mut random = seed | 1;
-            for n in (1..order.len()).rev() {
-                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                order.swap(n, (random >> 33) as usize % (n + 1));
-            }
-            let (mut reassembly, mut made, mut seen) = (Reassembly::default(), Vec::new(), vec![false; packets.len()]);
-            for n in order {
-                prop_assert!(packets[n].len() <= usize::from(mtu));
-                let was_complete = seen.iter().all(|seen| *seen);
-                seen[n] = true;
-                let result = accept(&mut reassembly, &packets[n], 0);
-                prop_assert_eq!(result.is_some(), seen.iter().all(|seen| *seen) && (!was_complete || packets.len() == 1));
-                made.extend(result);
-            }
-            prop_assert!(made.iter().all(|made| *made == payload) && !made.is_empty());
-        }
-
-        #[test]
-        fn reassembly_is_total(packets in prop::collection::vec((0u16..64, prop::collection::vec(any::<u8>(), 0..64)), 0..60)) {
-            let mut reassembly = Reassembly::default();
-            for (fields, piece) in packets {
-                let mut packet = vec![0; IPV4_LEN];
-                header(packet.first_chunk_mut().unwrap());
-                packet[2..4].copy_from_slice(&(20 + piece.len() as u16).to_be_bytes());
-                packet[6..8].copy_from_slice(&((fields & 1) << 13 | fields >> 1).to_be_bytes());
-                packet.extend(piece);
-                accept(&mut reassembly, &packet, 0);
-            }
-        }
-    }
-}
+mod tests;

@@ -7,8 +7,8 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope};
 use netlink_packet_route::{AddressFamily, route::RouteType};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -44,6 +44,12 @@ impl Link {
         self.set(vec![LinkAttribute::Mtu(mtu.into()), LinkAttribute::GsoMaxSegs(segments)], false)
     }
 
+    /// Has the interface make no IPv6 addresses by itself: what it has is planned.
+    pub(crate) fn make_no_addresses(&mut self) -> io::Result<()> {
+        let inet6 = vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)];
+        self.set(vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(inet6)])], false)
+    }
+
     /// Sets the interface up.
     pub(crate) fn set_up(&mut self) -> io::Result<()> {
         self.set(Vec::new(), true)
@@ -61,13 +67,16 @@ impl Link {
     }
 
     /// Adds an address, and with it the route to its prefix.
-    pub(crate) fn add_address(&mut self, address: Ipv4Addr, prefix_len: u8) -> io::Result<()> {
+    pub(crate) fn add_address(&mut self, address: IpAddr, prefix_len: u8) -> io::Result<()> {
         let mut message = AddressMessage::default();
-        message.header.family = AddressFamily::Inet;
+        message.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         message.header.prefix_len = prefix_len;
         message.header.index = self.index;
-        let address = IpAddr::V4(address);
         message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+        if address.is_ipv6() {
+            // Nobody else has it, so it need not wait for who might.
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
         let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
         self.request(RouteNetlinkMessage::NewAddress(message), flags).map(drop)
     }

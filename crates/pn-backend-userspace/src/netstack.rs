@@ -3,13 +3,13 @@
 //! TCP and ping are smoltcp's. UDP is ours, because datagrams larger than the MTU have to be fragmented, which smoltcp does
 //! for one at a time and forgets when a second begins.
 
-use core::net::{Ipv4Addr, SocketAddrV4};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::time::Duration;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
-use pn_overlay::packet::{IPV4_LEN, Ipv4Packet, UDP, UDP_LEN, UdpDatagram};
+use pn_overlay::packet::{IpPacket, UDP, UDP_LEN, UdpDatagram};
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet};
 use smoltcp::phy::{self, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp;
@@ -17,11 +17,17 @@ use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpProtocol, checksum};
 use tokio::sync::Notify;
 
-use crate::fragment::{Reassembly, fragment};
+use crate::fragment::{Envelope, Reassembly, fragment, max_payload};
 
+mod holes;
 mod orphans;
 
+use holes::Holes;
 use orphans::Orphans;
+
+/// How much faster than others' smoltcp's clock goes here. It waits at least a second before it sends a segment again, as RFC
+/// 6298 has it; where a round trip takes a millisecond, that is as long as nothing else. So it is 200 ms, as with Linux.
+const CLOCK_RATE: u32 = 5;
 
 /// Octets that a TCP connection buffers in each direction, and so its largest window.
 const TCP_BUFFER: usize = 512 * 1024;
@@ -37,6 +43,9 @@ const TCP_TIMEOUT: Duration = Duration::from_secs(180);
 /// After so long without a packet to send, the other side is asked for a sign of life.
 const KEEP_ALIVE: Duration = Duration::from_secs(45);
 
+/// How long an acknowledgement waits for something to travel with.
+const ACK_DELAY: Duration = Duration::from_millis(10);
+
 /// Connections that wait to be accepted, established or not, for each listener.
 const BACKLOG: usize = 128;
 
@@ -44,17 +53,29 @@ const BACKLOG: usize = 128;
 const UDP_QUEUE: usize = 1024 * 1024;
 const UDP_QUEUE_OVERHEAD: usize = 256;
 
-/// The largest payload of a UDP datagram over IPv4.
-pub(crate) const MAX_UDP_PAYLOAD: usize = 65_535 - IPV4_LEN - UDP_LEN;
-
 /// Packets that wait to be taken in or sent.
 const PACKET_QUEUE: usize = 4096;
 
 /// The ports that connections and sockets without one get (RFC 6335 §6).
 const EPHEMERAL: core::ops::RangeInclusive<u16> = 49_152..=65_535;
 
+/// What a container, or a resolver, is reached at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Addresses {
+    pub(crate) v4: Ipv4Addr,
+    /// `None` in a network without IPv6.
+    pub(crate) v6: Option<Ipv6Addr>,
+}
+
+impl Addresses {
+    /// Returns the one of the same version as another, if there is one.
+    pub(crate) fn like(self, other: IpAddr) -> Option<IpAddr> {
+        if other.is_ipv4() { Some(self.v4.into()) } else { self.v6.map(IpAddr::from) }
+    }
+}
+
 pub(crate) struct Netstack {
-    address: Ipv4Addr,
+    addresses: Addresses,
     mtu: u16,
     random: u64,
     interface: Interface,
@@ -66,9 +87,10 @@ pub(crate) struct Netstack {
     /// What is left to read of connections that both sides have closed; smoltcp forgets it with the connection.
     rests: HashMap<SocketHandle, VecDeque<u8>>,
     orphans: Orphans,
+    holes: Holes,
     udp: BTreeMap<u16, UdpQueue>,
     reassembly: Reassembly,
-    identification: u16,
+    identification: u32,
     /// Why it was closed, once it was.
     closed: Option<&'static str>,
 }
@@ -90,7 +112,7 @@ enum End {
 }
 
 struct UdpQueue {
-    datagrams: VecDeque<(SocketAddrV4, Vec<u8>)>,
+    datagrams: VecDeque<(SocketAddr, Vec<u8>)>,
     octets: usize,
     changed: Arc<Notify>,
 }
@@ -104,28 +126,29 @@ struct Queues {
 
 impl Netstack {
     /// Makes the stack of a container; `seed` is where sequence numbers and ports come from.
-    pub(crate) fn new(address: Ipv4Addr, mtu: u16, seed: u64, now: Duration) -> Self {
+    pub(crate) fn new(addresses: Addresses, mtu: u16, seed: u64, now: Duration) -> Self {
         let mut device = Queues { mtu, rx: VecDeque::new(), tx: VecDeque::new() };
         Self {
-            address,
+            addresses,
             mtu,
             random: seed | 1,
-            interface: interface(address, seed, &mut device, now),
+            interface: interface(addresses, seed, &mut device, now),
             device,
             sockets: SocketSet::new(Vec::new()),
             listeners: BTreeMap::new(),
             ends: HashMap::new(),
             rests: HashMap::new(),
             orphans: Orphans::default(),
+            holes: Holes::default(),
             udp: BTreeMap::new(),
             reassembly: Reassembly::default(),
-            identification: seed as u16,
+            identification: seed as u32,
             closed: None,
         }
     }
 
-    pub(crate) const fn address(&self) -> Ipv4Addr {
-        self.address
+    pub(crate) const fn addresses(&self) -> Addresses {
+        self.addresses
     }
 
     /// Changes the MTU for whatever is sent from now on; connections go on.
@@ -133,7 +156,7 @@ impl Netstack {
         if self.mtu != mtu {
             (self.mtu, self.device.mtu) = (mtu, mtu);
             let seed = self.random();
-            self.interface = interface(self.address, seed, &mut self.device, now);
+            self.interface = interface(self.addresses, seed, &mut self.device, now);
         }
     }
 
@@ -156,7 +179,8 @@ impl Netstack {
     #[must_use]
     pub(crate) fn ingress(&mut self, packet: Vec<u8>, now: Duration) -> bool {
         // What is for another address is not for anybody here.
-        let Some(parsed) = Ipv4Packet::parse(&packet).filter(|parsed| parsed.destination() == self.address) else {
+        let is_ours = |packet: &IpPacket<'_>| self.addresses.like(packet.destination()) == Some(packet.destination());
+        let Some(parsed) = IpPacket::parse(&packet).filter(is_ours) else {
             return true;
         };
         if parsed.protocol() == UDP {
@@ -166,20 +190,24 @@ impl Netstack {
             return false;
         }
         // Nothing but UDP is ever sent in fragments here, and smoltcp would take one for a whole packet.
-        if !parsed.is_fragment() {
+        if parsed.fragment().is_none() {
+            if parsed.protocol() == TCP {
+                self.holes.note(&parsed, now);
+            }
             self.device.rx.push_back(packet);
         }
         true
     }
 
-    fn ingress_udp(&mut self, packet: &Ipv4Packet<'_>, now: Duration) -> bool {
+    fn ingress_udp(&mut self, packet: &IpPacket<'_>, now: Duration) -> bool {
         let Some(payload) = self.reassembly.accept(packet, now) else {
             return true;
         };
         let Some(udp) = UdpDatagram::parse(&payload) else {
             return true;
         };
-        let has_checksum = payload[6..8] != [0, 0];
+        // IPv6 has no datagrams without a checksum (RFC 8200 §8.1).
+        let has_checksum = payload[6..8] != [0, 0] || packet.source().is_ipv6();
         let whole = &payload[..UDP_LEN + udp.payload.len()];
         if has_checksum && udp_sum(packet.source(), packet.destination(), whole) != u16::MAX {
             return true;
@@ -192,7 +220,7 @@ impl Netstack {
             return false;
         }
         queue.octets += cost;
-        queue.datagrams.push_back((SocketAddrV4::new(packet.source(), udp.source), udp.payload.to_vec()));
+        queue.datagrams.push_back((SocketAddr::new(packet.source(), udp.source), udp.payload.to_vec()));
         queue.changed.notify_one();
         true
     }
@@ -202,6 +230,7 @@ impl Netstack {
     pub(crate) fn poll(&mut self, now: Duration, room: usize, out: &mut VecDeque<Vec<u8>>) -> Option<Duration> {
         let instant = instant(now);
         self.interface.poll_maintenance(instant);
+        self.device.rx.extend(self.holes.lost(now));
         while let Some(packet) = self.device.rx.front() {
             let (port, flags) = segment(packet).unzip();
             let flags = flags.unwrap_or(0);
@@ -233,8 +262,9 @@ impl Netstack {
         let taken = self.device.tx.len().min(room);
         out.extend(self.device.tx.drain(..taken));
         let next = self.interface.poll_at(instant, &self.sockets);
-        let next = next.map(|next| Duration::from_micros(u64::try_from(next.total_micros()).unwrap_or(0)).max(now));
-        next.into_iter().chain(give_up_at).min()
+        let micros = |next: Instant| u64::try_from(next.total_micros()).unwrap_or(0).div_ceil(CLOCK_RATE.into());
+        let next = next.map(|next| Duration::from_micros(micros(next)).max(now));
+        next.into_iter().chain(give_up_at).chain(self.holes.next()).min()
     }
 
     /// Keeps what has to be known of a connection that a packet with these flags may have ended.
@@ -279,11 +309,11 @@ impl Netstack {
     }
 
     /// Tells connections that are being made to an address that nobody has it.
-    pub(crate) fn unreachable(&mut self, address: Ipv4Addr) {
+    pub(crate) fn unreachable(&mut self, address: IpAddr) {
         for (handle, socket) in self.sockets.iter_mut() {
             let smoltcp::socket::Socket::Tcp(socket) = socket;
             let to = socket.remote_endpoint().map(|remote| remote.addr);
-            if socket.state() == tcp::State::SynSent && to == Some(IpAddress::Ipv4(address)) {
+            if socket.state() == tcp::State::SynSent && to == Some(address.into()) {
                 self.ends.insert(handle, End::Unreachable);
                 socket.close();
             }
@@ -343,7 +373,7 @@ impl Netstack {
                 | tcp::State::FinWait2
                 | tcp::State::Closing
                 | tcp::State::LastAck => {
-                    self.sockets.get_mut::<tcp::Socket<'_>>(handle).set_timeout(Some(TCP_TIMEOUT.into()));
+                    self.sockets.get_mut::<tcp::Socket<'_>>(handle).set_timeout(Some(ticks(TCP_TIMEOUT)));
                     listener.established.push_back(handle);
                     listener.changed.notify_one();
                 }
@@ -362,8 +392,9 @@ impl Netstack {
     }
 
     /// Starts to make a connection.
-    pub(crate) fn connect(&mut self, to: SocketAddrV4) -> io::Result<SocketHandle> {
+    pub(crate) fn connect(&mut self, to: SocketAddr) -> io::Result<SocketHandle> {
         self.check_open()?;
+        let own = self.own(to)?;
         let in_use = |stack: &Self, port: u16| {
             stack.listeners.contains_key(&port)
                 || stack.sockets.iter().any(|(_, socket)| {
@@ -373,8 +404,7 @@ impl Netstack {
         };
         let port = self.pick_port(0, in_use)?;
         let mut socket = new_tcp();
-        let remote = (IpAddress::Ipv4(*to.ip()), to.port());
-        let local = (IpAddress::Ipv4(self.address), port);
+        let (remote, local) = ((IpAddress::from(to.ip()), to.port()), (IpAddress::from(own), port));
         socket
             .connect(self.interface.context(), remote, local)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, format!("cannot connect to {to}: {error}")))?;
@@ -383,6 +413,13 @@ impl Netstack {
         self.ends.remove(&handle);
         self.rests.remove(&handle);
         Ok(handle)
+    }
+
+    /// Returns the address that packets to another have as their source.
+    fn own(&self, to: SocketAddr) -> io::Result<IpAddr> {
+        self.addresses.like(to.ip()).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::HostUnreachable, format!("cannot reach {to}: the network has no IPv6"))
+        })
     }
 
     /// Returns whether a connection that is being made is there, and why not if it failed; `None` while that is open.
@@ -404,7 +441,7 @@ impl Netstack {
             | tcp::State::Closing
             | tcp::State::LastAck
             | tcp::State::TimeWait => {
-                socket.set_timeout(Some(TCP_TIMEOUT.into()));
+                socket.set_timeout(Some(ticks(TCP_TIMEOUT)));
                 Some(Ok(()))
             }
         }
@@ -419,9 +456,9 @@ impl Netstack {
 
     /// Finds the connection that a TCP packet belongs to.
     fn connection_of(&self, packet: &[u8]) -> Option<SocketHandle> {
-        let packet = Ipv4Packet::parse(packet)?;
+        let packet = IpPacket::parse(packet)?;
         let [a, b, c, d] = *packet.payload().first_chunk()?;
-        let remote = IpEndpoint::new(IpAddress::Ipv4(packet.source()), u16::from_be_bytes([a, b]));
+        let remote = IpEndpoint::new(packet.source().into(), u16::from_be_bytes([a, b]));
         let port = u16::from_be_bytes([c, d]);
         let mut sockets = self.sockets.iter().map(|(handle, smoltcp::socket::Socket::Tcp(socket))| (handle, socket));
         let found = sockets.find(|(_, socket)| {
@@ -466,7 +503,7 @@ impl Netstack {
     }
 
     /// Takes the next datagram of a socket.
-    pub(crate) fn receive_udp(&mut self, port: u16) -> io::Result<Option<(SocketAddrV4, Vec<u8>)>> {
+    pub(crate) fn receive_udp(&mut self, port: u16) -> io::Result<Option<(SocketAddr, Vec<u8>)>> {
         self.check_open()?;
         let Some(queue) = self.udp.get_mut(&port) else {
             return Ok(None);
@@ -479,16 +516,17 @@ impl Netstack {
     }
 
     /// Sends a datagram, in fragments where it must; `false` where there is no room now.
-    pub(crate) fn send_udp(&mut self, from: u16, to: SocketAddrV4, payload: &[u8]) -> io::Result<bool> {
+    pub(crate) fn send_udp(&mut self, from: u16, to: SocketAddr, payload: &[u8]) -> io::Result<bool> {
         self.check_open()?;
-        if payload.len() > MAX_UDP_PAYLOAD {
-            let message = format!("a datagram of {} octets: at most {MAX_UDP_PAYLOAD} fit", payload.len());
+        let (source, destination) = (self.own(to)?, to.ip());
+        let most = max_payload(source) - UDP_LEN;
+        if payload.len() > most {
+            let message = format!("a datagram of {} octets: at most {most} fit", payload.len());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         if self.device.tx.len() >= PACKET_QUEUE {
             return Ok(false);
         }
-        let (source, destination) = (self.address, *to.ip());
         let mut datagram = Vec::with_capacity(UDP_LEN + payload.len());
         datagram.extend(from.to_be_bytes());
         datagram.extend(to.port().to_be_bytes());
@@ -501,18 +539,11 @@ impl Netstack {
             sum => sum,
         };
         datagram[6..8].copy_from_slice(&sum.to_be_bytes());
-        if IPV4_LEN + datagram.len() > usize::from(self.mtu) {
-            // Only fragments need one of their own (RFC 6864 §4.1), and there are few to go around.
-            self.identification = self.identification.wrapping_add(1);
-        }
-        let header = |header: &mut [u8; IPV4_LEN]| {
-            header[0] = 0x45;
-            header[8..10].copy_from_slice(&[64, UDP]);
-            header[12..16].copy_from_slice(&source.octets());
-            header[16..20].copy_from_slice(&destination.octets());
-        };
+        let envelope = Envelope { source, destination, protocol: UDP, identification: self.identification };
         let tx = &mut self.device.tx;
-        fragment(&datagram, self.mtu, self.identification, header, |packet| tx.push_back(packet));
+        let is_cut = fragment(&datagram, self.mtu, envelope, |packet| tx.push_back(packet));
+        // Only fragments need one of their own (RFC 6864 §4.1), and of IPv4's there are few to go around.
+        self.identification = self.identification.wrapping_add(is_cut.into());
         Ok(true)
     }
 
@@ -529,7 +560,7 @@ impl Netstack {
     fn pick_port(&mut self, port: u16, in_use: impl Fn(&Self, u16) -> bool) -> io::Result<u16> {
         if port != 0 {
             if in_use(self, port) {
-                let message = format!("port {port} of {} is in use", self.address);
+                let message = format!("port {port} of {} is in use", self.addresses.v4);
                 return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
             }
             return Ok(port);
@@ -550,18 +581,26 @@ impl Netstack {
     }
 }
 
+/// Returns what smoltcp's clock shows.
 fn instant(now: Duration) -> Instant {
-    Instant::from_micros(i64::try_from(now.as_micros()).unwrap_or(i64::MAX))
+    Instant::from_micros(i64::try_from((now * CLOCK_RATE).as_micros()).unwrap_or(i64::MAX))
 }
 
-fn interface(address: Ipv4Addr, seed: u64, device: &mut Queues, now: Duration) -> Interface {
+/// Returns how long a time is by smoltcp's clock.
+fn ticks(time: Duration) -> smoltcp::time::Duration {
+    (time * CLOCK_RATE).into()
+}
+
+fn interface(addresses: Addresses, seed: u64, device: &mut Queues, now: Duration) -> Interface {
     let mut config = Config::new(HardwareAddress::Ip);
     config.random_seed = seed;
     let mut interface = Interface::new(config, device, instant(now));
     // No route: what to reach is the network's affair. The prefix only has to hold the address.
-    interface.update_ip_addrs(|addresses| {
-        let full = addresses.push(IpCidr::new(IpAddress::Ipv4(address), 32)).is_err();
-        debug_assert!(!full, "a new interface has room for an address");
+    interface.update_ip_addrs(|own| {
+        let v4 = IpCidr::new(addresses.v4.into(), 32);
+        let v6 = addresses.v6.map(|address| IpCidr::new(address.into(), 128));
+        let full = [Some(v4), v6].into_iter().flatten().any(|address| own.push(address).is_err());
+        debug_assert!(!full, "a new interface has room for two addresses");
     });
     interface
 }
@@ -569,26 +608,31 @@ fn interface(address: Ipv4Addr, seed: u64, device: &mut Queues, now: Duration) -
 fn new_tcp() -> tcp::Socket<'static> {
     let buffer = || tcp::SocketBuffer::new(vec![0; TCP_BUFFER]);
     let mut socket = tcp::Socket::new(buffer(), buffer());
-    socket.set_timeout(Some(CONNECT_TIMEOUT.into()));
-    socket.set_keep_alive(Some(KEEP_ALIVE.into()));
+    socket.set_timeout(Some(ticks(CONNECT_TIMEOUT)));
+    socket.set_keep_alive(Some(ticks(KEEP_ALIVE)));
     socket.set_nagle_enabled(false);
-    socket.set_congestion_control(tcp::CongestionControl::Cubic);
+    socket.set_ack_delay(Some(ticks(ACK_DELAY)));
+    // It grows by round trips, and not by the clock.
+    socket.set_congestion_control(tcp::CongestionControl::Reno);
     socket
 }
 
 /// Sums a UDP datagram with its pseudo header; a right checksum makes it all ones.
-fn udp_sum(source: Ipv4Addr, destination: Ipv4Addr, datagram: &[u8]) -> u16 {
+fn udp_sum(source: IpAddr, destination: IpAddr, datagram: &[u8]) -> u16 {
     let len = u32::try_from(datagram.len()).expect("a datagram has 65 535 octets at most");
-    let pseudo = checksum::pseudo_header_v4(&source, &destination, IpProtocol::Udp, len);
+    let pseudo = checksum::pseudo_header(&source.into(), &destination.into(), IpProtocol::Udp, len);
     checksum::combine(&[pseudo, checksum::data(datagram)])
 }
 
 /// Returns the port a TCP packet is for, and its flags.
 fn segment(packet: &[u8]) -> Option<(u16, u8)> {
-    let packet = Ipv4Packet::parse(packet).filter(|packet| packet.protocol() == 6)?;
+    let packet = IpPacket::parse(packet).filter(|packet| packet.protocol() == TCP)?;
     let header = packet.payload().first_chunk::<14>()?;
     Some((u16::from_be_bytes([header[2], header[3]]), header[13]))
 }
+
+/// IP protocol number of TCP.
+const TCP: u8 = 6;
 
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;

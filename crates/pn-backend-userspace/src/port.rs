@@ -1,7 +1,7 @@
 //! A container's place in its network: where its sockets are made.
 
 use core::fmt;
-use core::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::io;
@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use crate::driver::Shared;
-use crate::netstack::Netstack;
+use crate::netstack::{Addresses, Netstack};
 use crate::tcp::{TcpListener, TcpStream};
 use crate::udp::UdpSocket;
 
@@ -42,7 +42,7 @@ pub(crate) struct PortInner {
     pub(crate) shared: Arc<Shared>,
     pub(crate) owner: Owner,
     pub(crate) network: NetworkId,
-    pub(crate) address: Ipv4Addr,
+    pub(crate) addresses: Addresses,
     pub(crate) resolver: Ipv4Addr,
     stack: Mutex<Netstack>,
     /// Whether it waits to be polled already.
@@ -62,20 +62,26 @@ pub(crate) enum Owner {
 #[non_exhaustive]
 pub enum Target {
     /// An address of the network and a port.
-    Address(SocketAddrV4),
-    /// `NAME:PORT` or `ADDRESS:PORT`.
+    Address(SocketAddr),
+    /// `NAME:PORT` or `ADDRESS:PORT`, the address in brackets where it is one of IPv6.
     Text(String),
 }
 
-impl From<SocketAddrV4> for Target {
-    fn from(address: SocketAddrV4) -> Self {
+impl From<SocketAddr> for Target {
+    fn from(address: SocketAddr) -> Self {
         Self::Address(address)
     }
 }
 
-impl From<(Ipv4Addr, u16)> for Target {
-    fn from((address, port): (Ipv4Addr, u16)) -> Self {
-        Self::Address(SocketAddrV4::new(address, port))
+impl From<SocketAddrV4> for Target {
+    fn from(address: SocketAddrV4) -> Self {
+        Self::Address(address.into())
+    }
+}
+
+impl<I: Into<IpAddr>> From<(I, u16)> for Target {
+    fn from(address: (I, u16)) -> Self {
+        Self::Address(address.into())
     }
 }
 
@@ -157,7 +163,13 @@ impl Port {
     /// Returns the container's address.
     #[must_use]
     pub fn address(&self) -> Ipv4Addr {
-        self.0.address
+        self.0.addresses.v4
+    }
+
+    /// Returns the container's IPv6 address, if its network has any.
+    #[must_use]
+    pub fn ipv6(&self) -> Option<Ipv6Addr> {
+        self.0.addresses.v6
     }
 
     /// Returns the container's network.
@@ -166,7 +178,7 @@ impl Port {
         self.0.network
     }
 
-    /// Listens for TCP connections on a port; 0 picks one.
+    /// Listens for TCP connections on a port of every address the container has; 0 picks one.
     ///
     /// # Errors
     /// [`io::ErrorKind::AddrInUse`], and [`io::ErrorKind::NotConnected`] once the container or the backend is gone.
@@ -174,7 +186,7 @@ impl Port {
         TcpListener::new(Arc::clone(&self.0), port)
     }
 
-    /// Opens a UDP socket on a port; 0 picks one.
+    /// Opens a UDP socket on a port of every address the container has; 0 picks one.
     ///
     /// # Errors
     /// As [`listen`](Self::listen).
@@ -193,22 +205,22 @@ impl Port {
     /// A dropped attempt leaves no connection behind.
     pub async fn connect(&self, target: impl Into<Target>) -> io::Result<TcpStream> {
         let (addresses, port) = match target.into() {
-            Target::Address(to) => (vec![*to.ip()], to.port()),
-            Target::Text(text) => {
-                let bad = || io::Error::new(io::ErrorKind::InvalidInput, format!("{text:?} is not HOST:PORT"));
-                let (host, port) = text.rsplit_once(':').ok_or_else(bad)?;
-                let port = port.parse().map_err(|_| bad())?;
-                match host.parse() {
-                    Ok(address) => (vec![address], port),
-                    Err(_) => (self.resolve(host).await?, port),
+            Target::Address(to) => (vec![to.ip()], to.port()),
+            Target::Text(text) => match text.parse::<SocketAddr>() {
+                Ok(to) => (vec![to.ip()], to.port()),
+                Err(_) => {
+                    let bad = || io::Error::new(io::ErrorKind::InvalidInput, format!("{text:?} is not HOST:PORT"));
+                    let (host, port) = text.rsplit_once(':').ok_or_else(bad)?;
+                    let port = port.parse().map_err(|_| bad())?;
+                    (self.resolve(host).await?.into_iter().map(IpAddr::from).collect(), port)
                 }
-            }
+            },
         };
         // One that is alone has the time of every connection.
         let patience = if addresses.len() > 1 { ATTEMPT_TIMEOUT } else { Duration::MAX };
         let mut last = None;
         for address in addresses {
-            let attempt = TcpStream::connect(Arc::clone(&self.0), SocketAddrV4::new(address, port));
+            let attempt = TcpStream::connect(Arc::clone(&self.0), SocketAddr::new(address, port));
             match timeout(patience, attempt).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error)) => last = Some(error),
@@ -218,7 +230,7 @@ impl Port {
         Err(last.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
     }
 
-    /// Asks the network's resolver for the addresses of a name: a real query over UDP, and TCP where the answer is cut.
+    /// Asks the network's resolver for the IPv4 addresses of a name, which every container has: a real query over UDP, and TCP where the answer is cut.
     ///
     /// # Errors
     /// Why there is no address.
@@ -236,7 +248,7 @@ impl Port {
     }
 
     async fn ask(&self, query: &[u8], id: u16, name: &str) -> io::Result<stub::Reply> {
-        let server = SocketAddrV4::new(self.0.resolver, DNS_PORT);
+        let server = SocketAddr::from((self.0.resolver, DNS_PORT));
         let socket = self.bind_udp(0)?;
         let mut last = io::Error::from(io::ErrorKind::TimedOut);
         let mut buffer = vec![0; usize::from(u16::MAX)];
@@ -246,7 +258,7 @@ impl Port {
                 loop {
                     let (len, from) = socket.recv_from(&mut buffer).await?;
                     // What is not the answer to this question may come late, or from somebody who guesses.
-                    if from == SocketAddr::V4(server)
+                    if from == server
                         && let Ok(reply) = stub::addresses(id, name, &buffer[..len])
                     {
                         return Ok::<_, io::Error>(reply);
@@ -263,7 +275,7 @@ impl Port {
     }
 
     async fn ask_over_tcp(&self, query: &[u8], id: u16, name: &str) -> io::Result<stub::Reply> {
-        let server = SocketAddrV4::new(self.0.resolver, DNS_PORT);
+        let server = SocketAddr::from((self.0.resolver, DNS_PORT));
         let exchange = async {
             let mut stream = TcpStream::connect(Arc::clone(&self.0), server).await?;
             let len = u16::try_from(query.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -276,7 +288,7 @@ impl Port {
         timeout(DNS_TIMEOUT * DNS_ATTEMPTS, exchange).await?
     }
 
-    /// Sends an IPv4 packet as the container's kernel would put it on the wire, whatever it says: for probes and tests.
+    /// Sends an IP packet as the container's kernel would put it on the wire, whatever it says: for probes and tests.
     ///
     /// It is checked like every other packet of the container.
     ///
@@ -298,8 +310,8 @@ impl PortInner {
         resolver: Ipv4Addr,
         stack: Netstack,
     ) -> Self {
-        let (address, stack, is_queued) = (stack.address(), Mutex::new(stack), AtomicBool::new(false));
-        Self { shared, owner, network, address, resolver, stack, is_queued }
+        let (addresses, stack, is_queued) = (stack.addresses(), Mutex::new(stack), AtomicBool::new(false));
+        Self { shared, owner, network, addresses, resolver, stack, is_queued }
     }
 
     /// Returns the stack; nothing that holds it waits for anything.

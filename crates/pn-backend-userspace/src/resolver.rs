@@ -1,6 +1,5 @@
 //! DNS inside a network: at once where it can be, and otherwise on the resolver's own stack.
 
-use core::net::SocketAddr;
 use core::time::Duration;
 use std::sync::Arc;
 
@@ -51,7 +50,7 @@ async fn serve_udp(socket: Arc<UdpSocket>, network: NetworkId, answerer: &Answer
     let permits = Arc::new(Semaphore::new(ASKED));
     let mut buffer = vec![0; 4096];
     while let Ok((length, client)) = socket.recv_from(&mut buffer).await {
-        let (SocketAddr::V4(client), query) = (client, &buffer[..length]) else { continue };
+        let query = &buffer[..length];
         // Who asks more than can be asked asks again.
         let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
         // What came in pieces may be for us.

@@ -1,7 +1,7 @@
 //! TCP in a container: listeners and streams.
 
 use core::fmt;
-use core::net::{SocketAddr, SocketAddrV4};
+use core::net::SocketAddr;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use std::io;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{RecvError, Socket, State};
-use smoltcp::wire::{IpAddress, IpEndpoint};
+use smoltcp::wire::IpEndpoint;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
@@ -20,7 +20,7 @@ use crate::port::PortInner;
 /// Dropping it closes the port and resets connections that were not accepted.
 pub struct TcpListener {
     port: Arc<PortInner>,
-    local: SocketAddrV4,
+    local: SocketAddr,
     changed: Arc<Notify>,
 }
 
@@ -28,7 +28,7 @@ impl TcpListener {
     pub(crate) fn new(inner: Arc<PortInner>, port: u16) -> io::Result<Self> {
         let mut stack = inner.lock();
         let (port, changed) = stack.listen(port)?;
-        let local = SocketAddrV4::new(stack.address(), port);
+        let local = SocketAddr::from((stack.addresses().v4, port));
         drop(stack);
         Ok(Self { port: inner, local, changed })
     }
@@ -58,10 +58,10 @@ impl TcpListener {
         }
     }
 
-    /// Returns the address it listens on.
+    /// Returns the IPv4 address it listens on. Where the container has an IPv6 address, it listens there, too, on the same port.
     #[must_use]
     pub const fn local_addr(&self) -> SocketAddr {
-        SocketAddr::V4(self.local)
+        self.local
     }
 }
 
@@ -90,7 +90,7 @@ pub struct TcpStream {
 }
 
 impl TcpStream {
-    pub(crate) async fn connect(port: Arc<PortInner>, to: SocketAddrV4) -> io::Result<Self> {
+    pub(crate) async fn connect(port: Arc<PortInner>, to: SocketAddr) -> io::Result<Self> {
         let handle = port.lock().connect(to)?;
         // From here on dropping the attempt gives the socket back.
         let stream = Self { port, handle, is_shut_down: false };
@@ -99,7 +99,7 @@ impl TcpStream {
         Ok(stream)
     }
 
-    fn poll_connected(&self, context: &Context<'_>, to: SocketAddrV4) -> Poll<io::Result<()>> {
+    fn poll_connected(&self, context: &Context<'_>, to: SocketAddr) -> Poll<io::Result<()>> {
         let mut stack = self.port.lock();
         match stack.connected(self.handle) {
             None => {
@@ -132,8 +132,7 @@ impl TcpStream {
 
     fn endpoint(&self, of: impl FnOnce(&Socket<'static>) -> Option<IpEndpoint>) -> io::Result<SocketAddr> {
         let endpoint = of(self.port.lock().tcp(self.handle)).ok_or(io::ErrorKind::NotConnected)?;
-        let IpAddress::Ipv4(address) = endpoint.addr;
-        Ok(SocketAddrV4::new(address, endpoint.port).into())
+        Ok(SocketAddr::new(endpoint.addr.into(), endpoint.port))
     }
 }
 

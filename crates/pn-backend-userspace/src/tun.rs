@@ -11,6 +11,7 @@ use pn_core::InterfaceName;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::link::Link;
+use crate::netstack::Addresses;
 use crate::sys;
 
 /// The name that a container's interface has if nobody says otherwise.
@@ -19,6 +20,9 @@ const DEFAULT_NAME: &str = "pn0";
 /// The offloads that are asked for, the most first; a kernel without UDP segmentation (before 6.2) refuses the first.
 const OFFLOADS: [libc::c_uint; 3] = [TCP_OFFLOADS | libc::TUN_F_USO4 | libc::TUN_F_USO6, TCP_OFFLOADS, 0];
 const TCP_OFFLOADS: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+
+/// A network has as many IPv6 addresses.
+const IPV6_PREFIX_LEN: u8 = 64;
 
 /// Where a container's TUN interface is made, and what it is called.
 ///
@@ -99,7 +103,7 @@ pub(crate) struct Interface {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A container's: packets.
-    Container { address: Ipv4Addr, prefix_len: u8, resolver: Ipv4Addr },
+    Container { addresses: Addresses, prefix_len: u8, resolver: Ipv4Addr },
     /// A network's: frames.
     Network,
 }
@@ -144,9 +148,15 @@ impl Tun {
         {}
         let mut link = Link::open(name)?;
         link.set_mtu(interface.mtu, interface.segments)?;
+        if let Kind::Container { addresses: Addresses { v6: Some(_), .. }, .. } = interface.kind {
+            link.make_no_addresses()?;
+        }
         link.set_up()?;
-        if let Kind::Container { address, prefix_len, resolver } = interface.kind {
-            link.add_address(address, prefix_len)?;
+        if let Kind::Container { addresses, prefix_len, resolver } = interface.kind {
+            link.add_address(addresses.v4.into(), prefix_len)?;
+            if let Some(address) = addresses.v6 {
+                link.add_address(address.into(), IPV6_PREFIX_LEN)?;
+            }
             link.add_route(resolver)?;
         }
         Ok(Self { file, link, interface })

@@ -1,7 +1,7 @@
 //! UDP in a container.
 
 use core::fmt;
-use core::net::{SocketAddr, SocketAddrV4};
+use core::net::SocketAddr;
 use std::io;
 use std::sync::Arc;
 
@@ -9,13 +9,13 @@ use tokio::sync::Notify;
 
 use crate::port::PortInner;
 
-/// A UDP socket of a container, for datagrams of up to 65 507 octets.
+/// A UDP socket of a container, for datagrams of up to 65 507 octets, or 65 527 by IPv6.
 ///
 /// Those above the network's MTU travel in fragments. As everywhere, datagrams may be lost, and one that a receiver has no
 /// room for is.
 pub struct UdpSocket {
     port: Arc<PortInner>,
-    local: SocketAddrV4,
+    local: SocketAddr,
     changed: Arc<Notify>,
 }
 
@@ -23,7 +23,7 @@ impl UdpSocket {
     pub(crate) fn new(inner: Arc<PortInner>, port: u16) -> io::Result<Self> {
         let mut stack = inner.lock();
         let (port, changed) = stack.bind_udp(port)?;
-        let local = SocketAddrV4::new(stack.address(), port);
+        let local = SocketAddr::from((stack.addresses().v4, port));
         drop(stack);
         Ok(Self { port: inner, local, changed })
     }
@@ -31,12 +31,13 @@ impl UdpSocket {
     /// Sends a datagram and returns its length. Waits while the container sends faster than its packets leave.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for a datagram of more than 65 507 octets, [`io::ErrorKind::NotConnected`] once the
-    /// container or the backend is gone.
+    /// [`io::ErrorKind::InvalidInput`] for a datagram that is too large, [`io::ErrorKind::HostUnreachable`] for an IPv6 address in
+    /// a network that has none, [`io::ErrorKind::NotConnected`] once the container or the backend is gone.
     ///
     /// # Cancel safety
     /// The datagram is sent whole or not at all.
-    pub async fn send_to(&self, payload: &[u8], to: SocketAddrV4) -> io::Result<usize> {
+    pub async fn send_to(&self, payload: &[u8], to: impl Into<SocketAddr>) -> io::Result<usize> {
+        let to = to.into();
         loop {
             let sent = self.port.lock().send_udp(self.local.port(), to, payload)?;
             self.port.wake();
@@ -63,16 +64,16 @@ impl UdpSocket {
                 self.changed.notify_one();
                 let len = payload.len().min(buffer.len());
                 buffer[..len].copy_from_slice(&payload[..len]);
-                return Ok((len, from.into()));
+                return Ok((len, from));
             }
             changed.await;
         }
     }
 
-    /// Returns the address it is bound to.
+    /// Returns the IPv4 address it is bound to. Where the container has an IPv6 address, it is bound to that, too.
     #[must_use]
     pub const fn local_addr(&self) -> SocketAddr {
-        SocketAddr::V4(self.local)
+        self.local
     }
 }
 

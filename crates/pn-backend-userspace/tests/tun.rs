@@ -6,12 +6,12 @@ mod cluster;
 mod namespace;
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use cluster::Cluster;
-use namespace::{Namespace, octets, transfer};
-use pn_backend_userspace::{Port, TapPort, TunPort, probe};
+use namespace::{Namespace, transfer};
+use pn_backend_userspace::{TapPort, TunPort, probe};
 use pn_core::backend::Observed;
 use pn_core::*;
 use pn_dns::stub;
@@ -74,8 +74,8 @@ async fn interfaces_and_sockets_of_a_network_reach_each_other() {
     let at = address(&cluster, tun);
     transfer(&inside_near, &inside, at, 90, 1_000_000).await;
     for (n, port) in [cluster.port(near), cluster.port(far)].into_iter().enumerate() {
-        to_socket(&inside, &port).await;
-        from_socket(&inside, &port, at, 100 + n as u16).await;
+        namespace::to_socket(&inside, &port, port.address()).await;
+        namespace::from_socket(&inside, &port, at, 100 + n as u16).await;
     }
 
     // Not into another network, though the address is there too.
@@ -97,61 +97,6 @@ async fn interfaces_and_sockets_of_a_network_reach_each_other() {
         }
     };
     timeout(LIMIT, counted).await.unwrap();
-}
-
-/// From the interface to a socket in this process.
-async fn to_socket(inside: &Namespace, port: &Port) {
-    let listener = port.listen(0).unwrap();
-    let to = listener.local_addr();
-    let sender = inside.spawn(move || {
-        let mut stream = TcpStream::connect_timeout(&to, LIMIT).unwrap();
-        stream.write_all(&octets(500_000, 1)).unwrap();
-    });
-    let (mut stream, _) = timeout(LIMIT, listener.accept()).await.unwrap().unwrap();
-    let mut received = Vec::new();
-    timeout(LIMIT, tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut received)).await.unwrap().unwrap();
-    assert!(received == octets(500_000, 1), "{}", received.len());
-    sender.join().unwrap();
-}
-
-/// From a socket in this process to the interface.
-async fn from_socket(inside: &Namespace, port: &Port, at: Ipv4Addr, number: u16) {
-    let listener = inside.run(move || TcpListener::bind((at, number)).unwrap()).await;
-    let receiver = inside.spawn(move || {
-        let mut received = Vec::new();
-        listener.accept().unwrap().0.read_to_end(&mut received).unwrap();
-        received
-    });
-    let mut stream = timeout(LIMIT, port.connect((at, number))).await.unwrap().unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut stream, &octets(500_000, 2)).await.unwrap();
-    drop(stream);
-    let received = tokio::task::spawn_blocking(|| receiver.join().unwrap()).await.unwrap();
-    assert!(received == octets(500_000, 2), "{}", received.len());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn udp_of_every_size_arrives() {
-    if !namespace::is_root() {
-        return;
-    }
-    let mut cluster = Cluster::start(2).await;
-    let (a, b) = (cluster.add(1, 1), cluster.add(1, 2));
-    cluster.apply().await;
-    let (inside_a, inside_b) = (attach(&cluster, a).await, attach(&cluster, b).await);
-    let (from, to) = (address(&cluster, a), address(&cluster, b));
-    let receiver = inside_b.run(move || UdpSocket::bind((to, 53)).unwrap()).await;
-    let sender = inside_a.run(move || UdpSocket::bind((from, 54)).unwrap()).await;
-    let work = inside_a.run(move || {
-        receiver.set_read_timeout(Some(LIMIT)).unwrap();
-        let mut buffer = vec![0; 70_000];
-        for len in (0..40).chain(1350..1400).chain(2700..2740).chain([8000, 16_384, 32_768, 65_506, 65_507]) {
-            let datagram = octets(len, len as u64);
-            sender.send_to(&datagram, (to, 53)).unwrap();
-            let (received, _) = receiver.recv_from(&mut buffer).unwrap();
-            assert!(buffer[..received] == datagram, "{len}");
-        }
-    });
-    timeout(LIMIT, work).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -235,7 +180,8 @@ async fn containers_behind_a_bridge_share_one_interface() {
     bridge.ip(&["link", "set", "pn-tap", "master", "br0"]);
     bridge.ip(&["link", "set", "br0", "up"]);
     let far = attach(&cluster, c).await;
-    let inside: Vec<_> = [a, b].map(|container| behind(&cluster, &bridge, container, &[a, b, c])).into_iter().collect();
+    let all = [a, b, c].map(|container| [address(&cluster, container).into()]);
+    let inside = [namespace::behind(&bridge, &all[0], &all), namespace::behind(&bridge, &all[1], &all)];
 
     for (from, to, target) in [(&inside[0], &far, c), (&far, &inside[1], b), (&inside[0], &inside[1], b)] {
         transfer(from, to, address(&cluster, target), 80, 3_000_000).await;
@@ -262,20 +208,4 @@ async fn containers_behind_a_bridge_share_one_interface() {
     assert!(backend.detach_network(cluster::network(1)).await.unwrap());
     assert!(!bridge.ip(&["link"]).contains("pn-tap"));
     assert!(backend.port(a).is_ok());
-}
-
-/// Makes a namespace that is a port of a bridge, as a container's is, with static neighbours.
-fn behind(cluster: &Cluster, bridge: &Namespace, container: ContainerId, all: &[ContainerId]) -> Namespace {
-    let (inside, address_of) = (Namespace::new(), |container| address(cluster, container));
-    let own = address_of(container);
-    let port = format!("v{}", own.octets()[3]);
-    bridge.ip(&["link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &inside.name]);
-    bridge.ip(&["link", "set", &port, "master", "br0", "up"]);
-    inside.ip(&["link", "set", "eth0", "address", &MacAddr::of_ipv4(own).to_string(), "mtu", "1390", "up"]);
-    inside.ip(&["address", "add", &format!("{own}/22"), "dev", "eth0"]);
-    for other in all.iter().map(|container| address_of(*container)).filter(|other| *other != own) {
-        let mac = MacAddr::of_ipv4(other).to_string();
-        inside.ip(&["neighbour", "add", &other.to_string(), "lladdr", &mac, "dev", "eth0", "nud", "permanent"]);
-    }
-    inside
 }

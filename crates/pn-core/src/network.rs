@@ -59,6 +59,14 @@ impl Ipv6Prefix {
         Ipv6Addr::from_bits(high | address.to_bits() as u128)
     }
 
+    /// Returns the IPv4 address of the container that has an IPv6 address: what [`address`](Self::address) was made of. `None`
+    /// for one that is no container's of the network.
+    #[must_use]
+    pub fn ipv4(self, address: Ipv6Addr) -> Option<Ipv4Addr> {
+        let ipv4 = Ipv4Addr::from_bits(address.to_bits() as u32);
+        (self.address(ipv4) == address).then_some(ipv4)
+    }
+
     /// Returns the first address of the prefix.
     #[must_use]
     pub const fn network(self) -> Ipv6Addr {
@@ -158,5 +166,9 @@ mod tests {
         let address = prefix.address(Ipv4Addr::new(10, 240, 3, 254));
         assert_eq!(address, "fdad:fd6:a1d0:5e40::af0:3fe".parse::<Ipv6Addr>().unwrap());
         assert!(address.is_unique_local());
+        assert_eq!(prefix.ipv4(address), Some(Ipv4Addr::new(10, 240, 3, 254)));
+        for other in ["fdad:fd6:a1d0:5e40:1::af0:3fe", "fdad:fd6:a1d0:5e41::af0:3fe", "fe80::af0:3fe", "ff02::1"] {
+            assert_eq!(prefix.ipv4(other.parse().unwrap()), None, "{other}");
+        }
     }
 }

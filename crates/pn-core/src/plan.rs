@@ -1,7 +1,7 @@
 //! Plans: what the nodes of a region, or one of them, are to be. A plan leaves nothing to decide.
 
 use core::fmt;
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr};
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -252,6 +252,15 @@ impl NetworkPlan {
     pub fn endpoint(&self, address: Ipv4Addr) -> Option<&Endpoint> {
         let found = self.endpoints.binary_search_by_key(&address, |endpoint| endpoint.address);
         found.ok().map(|index| &self.endpoints[index])
+    }
+
+    /// Returns the container with an address of either version.
+    #[must_use]
+    pub fn endpoint_at(&self, address: IpAddr) -> Option<&Endpoint> {
+        match address {
+            IpAddr::V4(address) => self.endpoint(address),
+            IpAddr::V6(address) => self.endpoint(self.ipv6?.ipv4(address)?),
+        }
     }
 }
 

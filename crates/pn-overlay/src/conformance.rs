@@ -12,8 +12,8 @@
 
 use pn_core::backend::{Observed, OverlayBackend};
 use pn_core::{
-    App, AppId, Change, ContainerId, ErrorKind, NetworkId, NetworkRequest, Node, NodeId, NodePlan, Project, ProjectId,
-    PublicKey, Region, Slot, State, Terms, Timestamp,
+    App, AppId, Change, ContainerId, ErrorKind, Families, NetworkId, NetworkRequest, Node, NodeId, NodePlan, Project,
+    ProjectId, PublicKey, Region, Slot, State, Terms, Timestamp,
 };
 
 #[cfg(feature = "agent")]
@@ -121,9 +121,12 @@ fn project(n: u128) -> Vec<Change> {
     let (project, network, app) = (ProjectId::from_u128(n), NetworkId::from_u128(n), AppId::from_u128(n));
     let label = || "conformance".parse().expect("a label");
     let terms = Terms { accepted_by: label(), version: label(), accepted_at: Timestamp::ZERO };
+    let mut request = NetworkRequest::new(project, network, terms);
+    // The second network has IPv6, too.
+    request.families = if n == 2 { Families::DualStack } else { Families::Ipv4 };
     vec![
         Change::AddProject(Project::new(project, label())),
-        Change::EnablePrivateNetwork(NetworkRequest::new(project, network, terms)),
+        Change::EnablePrivateNetwork(request),
         Change::AddApp(App::new(app, project, label())),
         Change::Scale { app, formation: "web:9".parse().expect("a formation") },
     ]

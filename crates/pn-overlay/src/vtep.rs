@@ -7,7 +7,7 @@ use std::sync::Arc;
 use pn_core::{ContainerId, Endpoint, NetworkId, NetworkPlan, NodeId, NodePlan, Vni};
 
 use crate::drops::DropReason;
-use crate::packet::{ETHERNET_LEN, ETHERTYPE_IPV4, EthernetFrame, IPV6_LEN, Ipv4Packet, UDP_LEN, UdpPacket};
+use crate::packet::{ETHERNET_LEN, EthernetFrame, IPV6_LEN, IpPacket, UDP_LEN, UdpPacket};
 use crate::vxlan;
 
 /// The most that is put in front of a container's packet.
@@ -21,7 +21,7 @@ pub enum Egress<'a> {
     /// To another node's tunnel address, in this packet.
     Tunnel(IpAddr, &'a [u8]),
     /// To the network's resolver.
-    Resolver(Ipv4Packet<'a>),
+    Resolver(IpPacket<'a>),
 }
 
 /// Where a container's packets go.
@@ -43,7 +43,7 @@ pub struct Ingress<'a> {
     /// The container it is for.
     pub container: ContainerId,
     /// The container's packet.
-    pub packet: Ipv4Packet<'a>,
+    pub packet: IpPacket<'a>,
 }
 
 /// The end point of a node, made from its plan: a pure function of plan and packet.
@@ -72,7 +72,7 @@ impl Vtep {
     /// Takes a packet that a container of this node sent, checks it and says where it goes; `buffer` is where it is wrapped.
     ///
     /// # Errors
-    /// Those of [`route`](Self::route), and [`DropReason::NotIp`].
+    /// Those of [`route`](Self::route).
     pub fn egress<'a>(
         &self,
         network: NetworkId,
@@ -80,7 +80,7 @@ impl Vtep {
         packet: &'a [u8],
         buffer: &'a mut Vec<u8>,
     ) -> Result<Egress<'a>, DropReason> {
-        let packet = Ipv4Packet::parse(packet).ok_or(DropReason::NotIp)?;
+        let packet = IpPacket::parse(packet).ok_or(DropReason::NotIp)?;
         match self.route(network, container, &packet, packet.octets().len())? {
             Route::Local(container) => Ok(Egress::Local(container)),
             Route::Resolver => Ok(Egress::Resolver(packet)),
@@ -98,16 +98,19 @@ impl Vtep {
     /// `largest` is how long the longest piece will be, otherwise the packet's own length.
     ///
     /// # Errors
-    /// [`DropReason::ForgedSource`], [`DropReason::TooBig`], [`DropReason::UnknownDestination`], [`DropReason::NoRoute`].
+    /// [`DropReason::NotIp`], [`DropReason::ForgedSource`], [`DropReason::TooBig`], [`DropReason::UnknownDestination`], [`DropReason::NoRoute`].
     pub fn route(
         &self,
         network: NetworkId,
         container: ContainerId,
-        packet: &Ipv4Packet<'_>,
+        packet: &IpPacket<'_>,
         largest: usize,
     ) -> Result<Route, DropReason> {
         let network = self.plan.networks.get(&network).ok_or(DropReason::UnknownVni)?;
-        let from = network.endpoint(packet.source()).ok_or(DropReason::ForgedSource)?;
+        if !carries(network, packet) {
+            return Err(DropReason::NotIp);
+        }
+        let from = network.endpoint_at(packet.source()).ok_or(DropReason::ForgedSource)?;
         if from.container != container || from.node != self.plan.node {
             return Err(DropReason::ForgedSource);
         }
@@ -117,7 +120,7 @@ impl Vtep {
         if packet.destination() == network.resolver {
             return Ok(Route::Resolver);
         }
-        let to = network.endpoint(packet.destination()).ok_or(DropReason::UnknownDestination)?;
+        let to = network.endpoint_at(packet.destination()).ok_or(DropReason::UnknownDestination)?;
         if to.node == self.plan.node {
             return Ok(Route::Local(to.container));
         }
@@ -126,8 +129,8 @@ impl Vtep {
         if host.is_ipv4() != via.is_ipv4() {
             return Err(DropReason::NoRoute);
         }
-        let port = entropy(packet.source(), packet.destination(), packet.protocol());
-        Ok(Route::Tunnel(Wrap::new(network, from, to, (host, port), via)))
+        let port = entropy(from.address, to.address, packet.protocol());
+        Ok(Route::Tunnel(Wrap::new(network, (from, to), packet.ethertype(), (host, port), via)))
     }
 
     /// Takes a packet that a peer sent through the tunnel, checks all that it claims and says whom it is for.
@@ -149,7 +152,8 @@ impl Vtep {
         packet: &UdpPacket<'a>,
         before: &mut Admitted,
     ) -> Result<Ingress<'a>, DropReason> {
-        let claims = Claims::of(from, packet);
+        let inner = packet.udp.payload.get(vxlan::HEADER_LEN + ETHERNET_LEN..).and_then(IpPacket::parse);
+        let claims = inner.as_ref().and_then(|inner| Claims::of(from, packet, inner));
         let admitted = match &before.0 {
             Some((same, admitted)) if claims.as_ref() == Some(same) => *admitted,
             _ => {
@@ -158,8 +162,7 @@ impl Vtep {
                 admitted
             }
         };
-        let frame = packet.udp.payload.get(vxlan::HEADER_LEN + ETHERNET_LEN..).ok_or(DropReason::NotVxlan)?;
-        let packet = Ipv4Packet::parse(frame).ok_or(DropReason::NotIp)?;
+        let packet = inner.ok_or(DropReason::NotIp)?;
         if packet.octets().len() > usize::from(admitted.mtu) {
             return Err(DropReason::TooBig);
         }
@@ -180,19 +183,24 @@ impl Vtep {
             return Err(DropReason::NotMember);
         }
         let frame = EthernetFrame::parse(frame).ok_or(DropReason::NotVxlan)?;
-        if frame.ethertype != ETHERTYPE_IPV4 {
+        let packet = IpPacket::parse(frame.payload).ok_or(DropReason::NotIp)?;
+        if frame.ethertype != packet.ethertype() || !carries(network, &packet) {
             return Err(DropReason::NotIp);
         }
-        let packet = Ipv4Packet::parse(frame.payload).ok_or(DropReason::NotIp)?;
-        let source = network.endpoint(packet.source());
+        let source = network.endpoint_at(packet.source());
         if source.is_none_or(|source| source.node != from || source.mac() != frame.source) {
             return Err(DropReason::ForgedSource);
         }
-        let to = network.endpoint(packet.destination());
+        let to = network.endpoint_at(packet.destination());
         let to = to.filter(|to| to.node == self.plan.node && to.mac() == frame.destination);
         let to = to.ok_or(DropReason::UnknownDestination)?;
         Ok(Admission { network: network.id, container: to.container, mtu: network.mtu })
     }
+}
+
+/// Returns whether a network has addresses of a packet's version.
+const fn carries(network: &NetworkPlan, packet: &IpPacket<'_>) -> bool {
+    matches!(packet, IpPacket::V4(_)) || network.ipv6.is_some()
 }
 
 /// The last packet that was admitted: what it claimed, and what that came to.
@@ -208,7 +216,7 @@ struct Claims {
     /// VXLAN and Ethernet.
     headers: [u8; vxlan::HEADER_LEN + ETHERNET_LEN],
     /// Source and destination inside.
-    addresses: [u8; 8],
+    addresses: (IpAddr, IpAddr),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -219,11 +227,10 @@ struct Admission {
 }
 
 impl Claims {
-    fn of(from: NodeId, packet: &UdpPacket<'_>) -> Option<Self> {
-        let (headers, inner) = packet.udp.payload.split_first_chunk()?;
-        let addresses = *inner.get(12..)?.first_chunk()?;
-        let (destination, port) = (packet.destination, packet.udp.destination);
-        Some(Self { from, destination, port, headers: *headers, addresses })
+    fn of(from: NodeId, packet: &UdpPacket<'_>, inner: &IpPacket<'_>) -> Option<Self> {
+        let headers = *packet.udp.payload.first_chunk()?;
+        let addresses = (inner.source(), inner.destination());
+        Some(Self { from, destination: packet.destination, port: packet.udp.destination, headers, addresses })
     }
 }
 
@@ -238,10 +245,16 @@ pub struct Wrap {
 }
 
 impl Wrap {
-    fn new(network: &NetworkPlan, from: &Endpoint, to: &Endpoint, host: (IpAddr, u16), via: IpAddr) -> Self {
+    fn new(
+        network: &NetworkPlan,
+        (from, to): (&Endpoint, &Endpoint),
+        ethertype: u16,
+        host: (IpAddr, u16),
+        via: IpAddr,
+    ) -> Self {
         let mut headers = [0; MAX_OVERHEAD];
         let mut len = UdpPacket::write_headers(&mut headers, host, (via, vxlan::PORT), 0);
-        for header in [&vxlan::header(network.vni)[..], &EthernetFrame::header(to.mac(), from.mac(), ETHERTYPE_IPV4)] {
+        for header in [&vxlan::header(network.vni)[..], &EthernetFrame::header(to.mac(), from.mac(), ethertype)] {
             headers[len..len + header.len()].copy_from_slice(header);
             len += header.len();
         }

@@ -6,6 +6,7 @@ mod hosts;
 mod keys;
 mod laws;
 mod matrix;
+mod mixed;
 mod mtu;
 mod reach;
 mod wireguard;

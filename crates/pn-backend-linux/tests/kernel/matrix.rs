@@ -17,7 +17,10 @@ use pn_core::ContainerId;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// Runs something in a namespace, on a thread of its own.
-fn within<T: Send + 'static>(netns: &Netns, work: impl FnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {
+pub(crate) fn within<T: Send + 'static>(
+    netns: &Netns,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> std::thread::JoinHandle<T> {
     let path = netns.path();
     std::thread::spawn(move || {
         setns(std::fs::File::open(path).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();

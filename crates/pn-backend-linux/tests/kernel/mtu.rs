@@ -76,7 +76,7 @@ async fn full_packets_pass(families: Families, expected: &[(u16, u32)]) {
 }
 
 /// Sends a full packet, and one octet more.
-fn check(region: &Region, from: ContainerId, to: &str, full: u32, headers: u32) {
+pub(crate) fn check(region: &Region, from: ContainerId, to: &str, full: u32, headers: u32) {
     let ping =
         |octets: u32, how: &str| region.netns(from).run(&format!("ping -c 1 -W 10 {how} -s {} {to}", octets - headers));
     assert!(ping(full, "-M do").status.success(), "{full} octets do not pass from {from} to {to}");

@@ -1,14 +1,14 @@
 //! Packets on their way: out of the tunnel, out of interfaces, out of stacks.
 
-use core::net::{Ipv4Addr, SocketAddr};
+use core::net::SocketAddr;
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-use pn_core::{ContainerId, MacAddr, NetworkId};
-use pn_overlay::packet::{ETHERNET_LEN, ETHERTYPE_IPV4, EthernetFrame, Ipv4Packet, UDP, UdpDatagram, udp_reply};
+use pn_core::{ContainerId, NetworkId};
+use pn_overlay::packet::{ETHERNET_LEN, EthernetFrame, IpPacket, UDP, UdpDatagram, udp_reply};
 use pn_overlay::{DropReason, Route};
 
 use super::{Attached, Driver};
@@ -176,21 +176,21 @@ impl Driver {
         let header = VirtioHeader::shifted(header, -(link as i16));
         let told = VirtioHeader::parse(header).ok_or(DropReason::NotIp)?;
         let whole = HEADROOM..read.end.max(HEADROOM);
-        let packet = Ipv4Packet::parse(&self.packet[whole.clone()]).ok_or(DropReason::NotIp)?;
+        let packet = IpPacket::parse(&self.packet[whole.clone()]).ok_or(DropReason::NotIp)?;
         let container = match attached.container {
             Some(container) => container,
             None => {
                 let network = self.vtep.plan().networks.get(&network).ok_or(DropReason::UnknownVni)?;
                 let frame = EthernetFrame::parse(&self.packet[HEADROOM - link..read.end]).ok_or(DropReason::NotIp)?;
-                if frame.ethertype != ETHERTYPE_IPV4 {
+                if frame.ethertype != packet.ethertype() {
                     return Err(DropReason::NotIp);
                 }
-                let endpoint = network.endpoint(packet.source()).filter(|endpoint| endpoint.mac() == frame.source);
+                let endpoint = network.endpoint_at(packet.source()).filter(|endpoint| endpoint.mac() == frame.source);
                 endpoint.ok_or(DropReason::ForgedSource)?.container
             }
         };
         let mut pieces = Pieces::new(&told, &self.packet, whole.clone())?;
-        let claim = (packet.protocol(), *packet.octets()[12..].first_chunk().expect("a header has 20 octets"));
+        let claim = (packet.protocol(), packet.source(), packet.destination());
         let largest = pieces.largest();
         let route = match attached.last {
             Some((last, wrap, checked)) if last == claim && largest <= checked => Route::Tunnel(wrap),
@@ -280,12 +280,12 @@ impl Driver {
 
     /// Sends a packet of a stack on its way, and returns how many it counts for.
     fn forward(&mut self, from: &PortInner, packet: Vec<u8>) -> Result<usize, DropReason> {
-        let parsed = Ipv4Packet::parse(&packet).ok_or(DropReason::NotIp)?;
+        let parsed = IpPacket::parse(&packet).ok_or(DropReason::NotIp)?;
         let container = match from.owner {
             Owner::Container(container) => container,
             Owner::Resolver(network) => {
                 let network = self.vtep.plan().networks.get(&network).ok_or(DropReason::UnknownVni)?;
-                let to = network.endpoint(parsed.destination()).ok_or(DropReason::UnknownDestination)?.container;
+                let to = network.endpoint_at(parsed.destination()).ok_or(DropReason::UnknownDestination)?.container;
                 return self.deliver(from.network, Owner::Container(to), packet).map(|()| 1);
             }
         };
@@ -314,10 +314,11 @@ impl Driver {
     }
 
     /// Answers a DNS query over UDP in place. `None` where the packet is none, or others have to be asked.
-    fn answer(&self, network: NetworkId, packet: &Ipv4Packet<'_>) -> Option<Option<Vec<u8>>> {
+    fn answer(&self, network: NetworkId, packet: &IpPacket<'_>) -> Option<Option<Vec<u8>>> {
+        let IpPacket::V4(packet) = packet else { return None };
         let answerer = self.answerer.as_ref()?;
-        let udp =
-            (packet.protocol() == UDP && !packet.is_fragment()).then(|| UdpDatagram::parse(packet.payload()))??;
+        let udp = (packet.protocol() == UDP && packet.fragment().is_none())
+            .then(|| UdpDatagram::parse(packet.payload()))??;
         if udp.destination != DNS_PORT {
             return None;
         }
@@ -347,11 +348,7 @@ fn write<'a>(
     let mut frame = [0; ETHERNET_LEN];
     if attached.container.is_none() {
         // The packet is not whole here, but its header is.
-        let [_, _, _, addresses @ ..] = first.first_chunk::<20>().ok_or(DropReason::NotIp)?.as_chunks::<4>().0 else {
-            return Err(DropReason::NotIp);
-        };
-        let [from, to] = [0, 1].map(|n| MacAddr::of_ipv4(Ipv4Addr::from(addresses[n])));
-        frame = EthernetFrame::header(to, from, ETHERTYPE_IPV4);
+        frame = EthernetFrame::header_of(first).ok_or(DropReason::NotIp)?;
     }
     let mut pieces = [IoSlice::new(&[]); 3 + MAX_PIECES];
     pieces[..3].copy_from_slice(&[

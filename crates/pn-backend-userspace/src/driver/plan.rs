@@ -14,7 +14,7 @@ use pn_overlay::{Admitted, PeerConfig, Vtep, reconcile};
 use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::{ATTACHED, Attached, Driver, FIRST_TUN, REMOVED};
-use crate::netstack::Netstack;
+use crate::netstack::{Addresses, Netstack};
 use crate::port::{DNS_PORT, Owner, Port, PortInner};
 use crate::resolver;
 use crate::tun::{Interface, Kind, Tun};
@@ -43,9 +43,9 @@ impl Driver {
     }
 
     fn has_port(&self, network: NetworkId, container: ContainerId, address: Ipv4Addr) -> bool {
-        let stack = self.stacks.get(&Owner::Container(container)).map(|stack| (stack.network, stack.address));
+        let stack = self.stacks.get(&Owner::Container(container)).map(|stack| (stack.network, stack.addresses.v4));
         let tun = self.tun_of(container).and_then(|attached| match attached.tun.interface().kind {
-            Kind::Container { address, .. } => Some((attached.network, address)),
+            Kind::Container { addresses, .. } => Some((attached.network, addresses.v4)),
             Kind::Network => None,
         });
         stack.or(tun) == Some((network, address)) || (stack.or(tun).is_none() && self.tap_of.contains_key(&network))
@@ -70,13 +70,11 @@ impl Driver {
             return Report::refused(plan.generation, refusal);
         }
         let mut report = Report::new(plan.generation);
-        let is_supported = |network: &NetworkPlan| {
-            (network.encryption, network.key_scope) == (Encryption::WireGuard, KeyScope::Node) && network.ipv6.is_none()
-        };
+        let is_supported =
+            |network: &NetworkPlan| (network.encryption, network.key_scope) == (Encryption::WireGuard, KeyScope::Node);
         for network in plan.networks.values().filter(|network| !is_supported(network)) {
-            let NetworkPlan { id, encryption, key_scope, ipv6, .. } = &**network;
-            let object =
-                format!("network {id} with encryption {encryption:?}, keys per {key_scope:?}, IPv6 prefix {ipv6:?}");
+            let NetworkPlan { id, encryption, key_scope, .. } = &**network;
+            let object = format!("network {id} with encryption {encryption:?}, keys per {key_scope:?}");
             report.record(&object, Err(BackendError::new(ErrorKind::Unsupported, "create", &object)));
         }
         let plan = plan.only(is_supported);
@@ -115,18 +113,20 @@ impl Driver {
         let mut wanted = BTreeSet::new();
         for (id, network) in &*plan.networks {
             let local = network.endpoints.iter().filter(|endpoint| endpoint.node == plan.node);
-            let owners = local.map(|endpoint| (Owner::Container(endpoint.container), endpoint.address));
-            for (owner, address) in owners.chain([(Owner::Resolver(*id), network.resolver)]) {
+            let owners =
+                local.map(|endpoint| (Owner::Container(endpoint.container), addresses(network, endpoint.address)));
+            let resolver = Addresses { v4: network.resolver, v6: None };
+            for (owner, addresses) in owners.chain([(Owner::Resolver(*id), resolver)]) {
                 wanted.insert(owner);
                 if let Owner::Container(container) = owner {
-                    let has_own = self.keep_interface(container, network, address);
+                    let has_own = self.keep_interface(container, network, addresses);
                     if has_own || self.tap_of.contains_key(id) {
                         self.remove_stack(owner, ATTACHED);
                         continue;
                     }
                 }
                 let is_same = |existing: &PortInner| {
-                    (existing.network, existing.address, existing.resolver) == (*id, address, network.resolver)
+                    (existing.network, existing.addresses, existing.resolver) == (*id, addresses, network.resolver)
                 };
                 match self.stacks.get(&owner) {
                     Some(existing) if is_same(existing) => {
@@ -137,7 +137,7 @@ impl Driver {
                     Some(_) => self.remove_stack(owner, REMOVED),
                     None => {}
                 }
-                self.add_stack(owner, *id, address, network.resolver, network.mtu);
+                self.add_stack(owner, *id, addresses, network.resolver, network.mtu);
             }
         }
         let gone: Vec<Owner> = self.stacks.keys().filter(|owner| !wanted.contains(owner)).copied().collect();
@@ -171,7 +171,7 @@ impl Driver {
             let endpoint = endpoints.find(|endpoint| endpoint.container == container && endpoint.node == plan.node)?;
             Some((network, endpoint))
         })?;
-        Some(interface(network, container_kind(network, endpoint.address)))
+        Some(interface(network, container_kind(network, addresses(network, endpoint.address))))
     }
 
     /// Gives a container an interface, made for what [`interface`](Self::interface) said, instead of its sockets in this
@@ -182,12 +182,12 @@ impl Driver {
             // A plan was applied in between.
             return Err(failed(ErrorKind::Conflict));
         }
-        let Kind::Container { address, .. } = tun.interface().kind else {
+        let Kind::Container { addresses, .. } = tun.interface().kind else {
             return Err(failed(ErrorKind::Conflict));
         };
         let is_here = |network: &&NetworkId| {
             let network = self.vtep.plan().networks.get(*network);
-            network.and_then(|network| network.endpoint(address)).is_some_and(|e| e.container == container)
+            network.and_then(|network| network.endpoint(addresses.v4)).is_some_and(|e| e.container == container)
         };
         let network = *self.vtep.plan().networks.keys().find(is_here).ok_or_else(|| failed(ErrorKind::NotFound))?;
         let place = self.place(&tun).map_err(|error| failed(ErrorKind::Io).with_source(error))?;
@@ -266,11 +266,11 @@ impl Driver {
 
     /// Returns whether a container keeps the interface it has, which gets the network's MTU. One that was made for another
     /// address or network goes.
-    fn keep_interface(&mut self, container: ContainerId, network: &NetworkPlan, address: Ipv4Addr) -> bool {
+    fn keep_interface(&mut self, container: ContainerId, network: &NetworkPlan, addresses: Addresses) -> bool {
         let Some(attached) = self.tun_of.get(&container).and_then(|place| self.tuns.get_mut(*place)?.as_mut()) else {
             return false;
         };
-        let wanted = interface(network, container_kind(network, address));
+        let wanted = interface(network, container_kind(network, addresses));
         let Interface { mtu, segments, .. } = wanted;
         let has = *attached.tun.interface();
         if attached.network != network.id || (Interface { mtu, segments, ..has }) != wanted {
@@ -290,8 +290,8 @@ impl Driver {
         place.and_then(|place| self.tuns.get_mut(place)).is_some_and(|attached| attached.take().is_some())
     }
 
-    fn add_stack(&mut self, owner: Owner, network: NetworkId, address: Ipv4Addr, resolver: Ipv4Addr, mtu: u16) {
-        let stack = Netstack::new(address, mtu, self.shared.random(), self.now());
+    fn add_stack(&mut self, owner: Owner, network: NetworkId, addresses: Addresses, resolver: Ipv4Addr, mtu: u16) {
+        let stack = Netstack::new(addresses, mtu, self.shared.random(), self.now());
         let inner = Arc::new(PortInner::new(Arc::clone(&self.shared), owner, network, resolver, stack));
         self.stacks.insert(owner, Arc::clone(&inner));
         match owner {
@@ -348,6 +348,11 @@ fn interface(network: &NetworkPlan, kind: Kind) -> Interface {
     Interface { kind, mtu: network.mtu, segments }
 }
 
-const fn container_kind(network: &NetworkPlan, address: Ipv4Addr) -> Kind {
-    Kind::Container { address, prefix_len: network.subnet.prefix_len(), resolver: network.resolver }
+/// Returns what the container with an IPv4 address is reached at.
+fn addresses(network: &NetworkPlan, v4: Ipv4Addr) -> Addresses {
+    Addresses { v4, v6: network.ipv6.map(|prefix| prefix.address(v4)) }
+}
+
+const fn container_kind(network: &NetworkPlan, addresses: Addresses) -> Kind {
+    Kind::Container { addresses, prefix_len: network.subnet.prefix_len(), resolver: network.resolver }
 }

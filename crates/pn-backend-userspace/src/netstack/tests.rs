@@ -1,10 +1,21 @@
 //! Two stacks, joined by a wire without delay, in virtual time.
 
+use pn_overlay::packet::UdpPacket;
+
 use super::*;
+
+mod loss;
 
 const PORT: u16 = 80;
 
+/// What the container with a number is reached at.
+fn addresses(n: u8) -> Addresses {
+    Addresses { v4: Ipv4Addr::new(10, 240, 0, n), v6: Some(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0xaf0, n.into())) }
+}
+
 struct Wire {
+    /// An address of the version that connections are made by.
+    version: IpAddr,
     a: Netstack,
     b: Netstack,
     now: Duration,
@@ -16,8 +27,15 @@ struct Wire {
 
 impl Wire {
     fn new() -> Self {
-        let stack = |n: u8| Netstack::new(Ipv4Addr::new(10, 240, 0, n), 1390, n.into(), Duration::ZERO);
-        Self { a: stack(1), b: stack(2), now: Duration::ZERO, is_cut: false, resets: 0 }
+        let stack = |n: u8| Netstack::new(addresses(n), 1390, n.into(), Duration::ZERO);
+        Self {
+            version: addresses(1).v4.into(),
+            a: stack(1),
+            b: stack(2),
+            now: Duration::ZERO,
+            is_cut: false,
+            resets: 0,
+        }
     }
 
     /// Carries packets for some time, jumping from deadline to deadline.
@@ -62,7 +80,7 @@ impl Wire {
     }
 
     fn start(&mut self) -> SocketHandle {
-        self.a.connect(SocketAddrV4::new(self.b.address(), PORT)).unwrap()
+        self.a.connect((self.b.addresses().like(self.version).unwrap(), PORT).into()).unwrap()
     }
 
     /// Makes a connection from `a` to `b`.
@@ -162,7 +180,7 @@ fn a_reset_is_told_from_silence() {
     wire.run(Duration::from_secs(2));
     assert_eq!(wire.a.connected(unanswered), Some(Err(io::ErrorKind::TimedOut)));
     let unreachable = wire.start();
-    wire.a.unreachable(wire.b.address());
+    wire.a.unreachable(wire.b.addresses().v4.into());
     assert_eq!(wire.a.connected(unreachable), Some(Err(io::ErrorKind::HostUnreachable)));
 }
 
@@ -251,7 +269,7 @@ fn a_packet_for_another_address_is_not_taken() {
     let mut wire = Wire::new();
     let (port, _) = wire.b.bind_udp(0).unwrap();
     for (last, arrives) in [(2, true), (3, false)] {
-        let to = SocketAddrV4::new(Ipv4Addr::new(10, 240, 0, last), port);
+        let to = SocketAddr::from((addresses(last).v4, port));
         assert!(wire.a.send_udp(7, to, b"x").unwrap());
         wire.run(Duration::from_millis(1));
         assert_eq!(wire.b.receive_udp(port).unwrap().is_some(), arrives);
@@ -272,4 +290,63 @@ fn what_arrived_waits_for_its_reader_after_both_sides_have_closed() {
     wire.a.release(client);
     wire.run(Duration::from_secs(1));
     assert!(wire.a.rests.is_empty() && wire.a.sockets.iter().count() == 0);
+}
+
+#[test]
+fn sockets_of_both_versions_share_their_ports() {
+    let mut wire = Wire::new();
+    wire.listen();
+    let (udp, _) = wire.b.bind_udp(53).unwrap();
+    for address in [addresses(2).v4.into(), IpAddr::from(addresses(2).v6.unwrap())] {
+        wire.version = address;
+        let client = wire.start();
+        wire.run(Duration::from_millis(50));
+        assert_eq!(wire.a.connected(client), Some(Ok(())));
+        let server = wire.b.accept(PORT).unwrap().unwrap();
+        let from = wire.b.tcp(server).remote_endpoint().unwrap().addr;
+        assert_eq!(Some(IpAddr::from(from)), addresses(1).like(address));
+        wire.a.tcp(client).send_slice(b"over TCP").unwrap();
+        let most = if address.is_ipv4() { 65_507 } else { 65_527 };
+        for len in [0, 1, 1342, 1343, 1362, 1363, 60_000, most] {
+            assert!(wire.a.send_udp(7, (address, 53).into(), &vec![len as u8; len]).unwrap());
+        }
+        wire.a.send_udp(7, (address, 53).into(), &vec![0; most + 1]).unwrap_err();
+        wire.run(Duration::from_secs(1));
+        assert_eq!(wire.b.tcp(server).recv_queue(), 8);
+        for len in [0, 1, 1342, 1343, 1362, 1363, 60_000, most] {
+            let received = wire.b.receive_udp(udp).unwrap().unwrap();
+            assert_eq!(received, (SocketAddr::new(addresses(1).like(address).unwrap(), 7), vec![len as u8; len]));
+        }
+        // A reset is heard, and so is that nobody has an address.
+        wire.b.tcp(server).abort();
+        wire.run(Duration::from_millis(1));
+        assert_eq!(wire.a.broken(client).kind(), io::ErrorKind::ConnectionReset);
+        let unreachable = wire.start();
+        wire.a.unreachable(address);
+        assert_eq!(wire.a.connected(unreachable), Some(Err(io::ErrorKind::HostUnreachable)));
+    }
+}
+
+#[test]
+fn a_network_without_ipv6_reaches_none() {
+    let mut stack = Netstack::new(Addresses { v6: None, ..addresses(1) }, 1390, 1, Duration::ZERO);
+    let to = SocketAddr::from((addresses(2).v6.unwrap(), 80));
+    assert_eq!(stack.connect(to).unwrap_err().kind(), io::ErrorKind::HostUnreachable);
+    assert_eq!(stack.send_udp(1, to, b"x").unwrap_err().kind(), io::ErrorKind::HostUnreachable);
+}
+
+#[test]
+fn a_datagram_of_ipv6_without_a_checksum_is_void() {
+    let mut stack = Netstack::new(addresses(1), 1390, 1, Duration::ZERO);
+    let (port, _) = stack.bind_udp(0).unwrap();
+    for (from, to, arrives) in [
+        (IpAddr::from(addresses(2).v4), IpAddr::from(addresses(1).v4), true),
+        (addresses(2).v6.unwrap().into(), addresses(1).v6.unwrap().into(), false),
+    ] {
+        let mut packet = vec![0; 48];
+        let len = UdpPacket::write_headers(&mut packet, (from, 7), (to, port), 0);
+        packet.truncate(len);
+        assert!(stack.ingress(packet, Duration::ZERO));
+        assert_eq!(stack.receive_udp(port).unwrap().is_some(), arrives);
+    }
 }
