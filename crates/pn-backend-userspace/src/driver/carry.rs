@@ -145,11 +145,12 @@ impl Driver {
             Err(packet) => packet,
         };
         let stack = self.stacks.get(&to).ok_or(DropReason::UnknownDestination)?;
-        let taken = stack.lock().ingress(packet, self.epoch.elapsed());
+        let dropped = stack.lock().ingress(packet, self.epoch.elapsed());
         if !stack.is_queued.swap(true, Ordering::AcqRel) {
             self.due.push_back(Arc::clone(stack));
         }
-        if taken { Ok(()) } else { Err(DropReason::QueueFull) }
+        (0..dropped).for_each(|_| self.shared.drops.count(DropReason::QueueFull));
+        Ok(())
     }
 
     /// Takes packets that a container's interface sends.

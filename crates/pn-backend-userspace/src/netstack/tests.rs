@@ -1,5 +1,7 @@
 //! Two stacks, joined by a wire without delay, in virtual time.
 
+use pn_overlay::packet::UdpPacket;
+
 use super::*;
 
 const PORT: u16 = 80;
@@ -50,10 +52,10 @@ impl Wire {
         let is_reset = |packet: &&Vec<u8>| packet[9] == 6 && packet[33] & 4 != 0;
         self.resets += from_a.iter().chain(&from_b).filter(is_reset).count();
         for packet in from_a {
-            assert!(self.b.ingress(packet, self.now));
+            assert_eq!(self.b.ingress(packet, self.now), 0);
         }
         for packet in from_b {
-            assert!(self.a.ingress(packet, self.now));
+            assert_eq!(self.a.ingress(packet, self.now), 0);
         }
     }
 
@@ -272,4 +274,26 @@ fn what_arrived_waits_for_its_reader_after_both_sides_have_closed() {
     wire.a.release(client);
     wire.run(Duration::from_secs(1));
     assert!(wire.a.rests.is_empty() && wire.a.sockets.iter().count() == 0);
+}
+
+#[test]
+fn who_floods_a_socket_takes_nothing_from_who_sends_little() {
+    let mut wire = Wire::new();
+    let (port, _) = wire.b.bind_udp(7).unwrap();
+    let (mut sent, mut dropped) = (0, 0);
+    for n in 0..20_000u32 {
+        let is_slow = n % 200 == 0;
+        sent += u32::from(is_slow);
+        let mut packet = vec![0; 28 + 4];
+        let from = (wire.a.address().into(), if is_slow { 8 } else { 9 });
+        UdpPacket::write_headers(&mut packet, from, (wire.b.address().into(), port), 4);
+        packet[28..].copy_from_slice(&n.to_be_bytes());
+        dropped += wire.b.ingress(packet, wire.now);
+    }
+    let received = core::iter::from_fn(|| wire.b.receive_udp(port).unwrap());
+    let received: Vec<_> = received.map(|(from, payload)| (from.port(), payload)).collect();
+    assert_eq!(received.len() + dropped, 20_000);
+    assert!(dropped > 10_000, "{dropped}");
+    assert!(received.is_sorted_by_key(|(_, payload)| payload));
+    assert_eq!(received.iter().filter(|(from, _)| *from == 8).count() as u32, sent);
 }
