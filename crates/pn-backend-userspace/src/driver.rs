@@ -359,7 +359,10 @@ impl Driver {
 
     /// Returns whether somebody in this process wants something.
     fn is_called(&self) -> bool {
-        self.shared.has_ready() || self.shared.has_handed_over() || !self.commands.is_empty() || self.commands.is_closed()
+        self.shared.has_ready()
+            || self.shared.has_handed_over()
+            || !self.commands.is_empty()
+            || self.commands.is_closed()
     }
 
     fn now(&self) -> Duration {

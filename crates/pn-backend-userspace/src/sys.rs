@@ -166,7 +166,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], received: &mut 
         libc::recvmmsg(socket.as_raw_fd(), headers, count as libc::c_uint, flags, ptr::null_mut())
     };
     let taken = usize::try_from(taken).map_err(|_| io::Error::last_os_error())?;
-    for n in 0..taken {
+    for (n, received) in received.iter_mut().enumerate().take(taken) {
         let libc::mmsghdr { msg_hdr: header, msg_len } = &messages.headers[n];
         let len = *msg_len as usize;
         // A datagram that was cut is void, as is one from an address of another kind.
@@ -174,7 +174,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], received: &mut 
         let from = address(&messages.names[n]);
         let len = if is_whole && from.is_some() { len } else { 0 };
         let from = from.unwrap_or(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)));
-        received[n] = Received { from, len, segment: segment(header).unwrap_or(len) };
+        *received = Received { from, len, segment: segment(header).unwrap_or(len) };
     }
     Ok(taken)
 }

@@ -101,9 +101,10 @@ pub fn flow(packet: &[u8]) -> u32 {
     let has_ports = matches!(protocol, [TCP | UDP]);
     let ports = if has_ports { octets(header..header + 4) } else { &[] };
     // A multiplier with bits all over: what the last octets change shows in the upper half.
-    let hash = [protocol, octets(addresses), ports].into_iter().flatten().fold(0u64, |hash, octet| {
-        (hash.rotate_left(5) ^ u64::from(*octet)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-    });
+    let hash = [protocol, octets(addresses), ports]
+        .into_iter()
+        .flatten()
+        .fold(0u64, |hash, octet| (hash.rotate_left(5) ^ u64::from(*octet)).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     (hash >> 32) as u32
 }
 
