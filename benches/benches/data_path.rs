@@ -47,7 +47,7 @@ fn data_path(c: &mut Criterion) {
     let state = pn_benches::network(2, 100);
     let [here, there] = [1, 2].map(|n| Vtep::new(state.node_plan(NodeId::from_u128(n))));
     let network = NetworkId::from_u128(1);
-    let [mut sender, mut receiver] = tunnels();
+    let [sender, mut receiver] = tunnels();
     let mut group = c.benchmark_group("data path");
     group.throughput(Throughput::Elements(1));
     for len in [64, 1390] {

@@ -2,7 +2,8 @@
 
 use core::fmt;
 use core::net::SocketAddr;
-use std::sync::Arc;
+use core::num::NonZeroUsize;
+use std::sync::{Arc, RwLock};
 use std::{io, thread};
 
 use async_trait::async_trait;
@@ -15,12 +16,12 @@ use pn_dns::OtherNames;
 use pn_overlay::{DropCounters, PeerStatus, PrivateKey, Tunnel};
 use tokio::sync::oneshot;
 
-use crate::driver::{Command, Commands, Driver, Shared};
+use crate::driver::{Command, Commands, Crew, Driver, Shared};
 use crate::port::Port;
 use crate::resolver::Answerer;
 use crate::tap::UnderlayTap;
 use crate::tun::{Interface, TapPort, Tun, TunPort};
-use crate::underlay::Underlay;
+use crate::underlay::{IsShared, Underlay};
 
 /// A node's data plane in this process, for any user.
 ///
@@ -33,6 +34,7 @@ pub struct UserspaceBackend {
     commands: Arc<Commands>,
     local_addr: SocketAddr,
     public_key: PublicKey,
+    threads: NonZeroUsize,
 }
 
 /// Options of a [`UserspaceBackend`].
@@ -45,6 +47,7 @@ pub struct Builder {
     resolver: Option<Arc<dyn Resolver>>,
     other_names: Option<Arc<dyn OtherNames>>,
     tap: Option<Arc<dyn UnderlayTap>>,
+    threads: NonZeroUsize,
 }
 
 impl Builder {
@@ -78,6 +81,16 @@ impl Builder {
         self
     }
 
+    /// Sets how many threads carry packets. Without it, one.
+    ///
+    /// The kernel spreads other nodes and containers' flows over them; the order in a flow is kept. More than one is for nodes that
+    /// send to several others at a time and have processors to spare: what crosses between two nodes is sealed and opened by one
+    /// thread at a time. Sockets in this process stay with the first.
+    pub const fn threads(mut self, threads: NonZeroUsize) -> Self {
+        self.threads = threads;
+        self
+    }
+
     /// Binds the socket and starts to carry packets, none yet.
     ///
     /// # Errors
@@ -101,28 +114,45 @@ impl Builder {
         let failed = |operation, object: String, error: io::Error| {
             BackendError::new(kind(&error), operation, object).with_source(error)
         };
-        let underlay = Underlay::bind(self.listen)
-            .map_err(|error| failed("bind", format!("underlay address {}", self.listen), error))?;
+        let is_shared = if self.threads == NonZeroUsize::MIN { IsShared::No } else { IsShared::Yes };
+        let bind = |address| {
+            Underlay::bind(address, is_shared)
+                .map_err(|error| failed("bind", format!("underlay address {}", self.listen), error))
+        };
+        let underlay = bind(self.listen)?;
         let local_addr = underlay.local_addr();
         let driver_failed = |error| failed("start", format!("the driver of {}", self.node), error);
-        let shared = Arc::new(Shared::new(self.node, seed).map_err(driver_failed)?);
+        let drops = Arc::new(DropCounters::default());
+        let new_shared = || Ok(Arc::new(Shared::new(self.node, seed, Arc::clone(&drops)).map_err(driver_failed)?));
+        let shared = new_shared()?;
         let (commands, receiver) = Commands::new(Arc::clone(&shared));
         let tunnel = Tunnel::new(private_key);
         let public_key = tunnel.public_key();
+        let tunnel = Arc::new(RwLock::new(tunnel));
         let other_names = self.other_names;
         let answerer = self.resolver.map(|resolver| Answerer { resolver, other_names });
-        let driver = Driver::new(underlay, tunnel, answerer, self.tap, Arc::clone(&shared), receiver);
-        let driver = driver.map_err(driver_failed)?;
-        let thread = thread::Builder::new().name("pn-driver".to_owned());
-        thread.spawn(move || driver.run()).map_err(driver_failed)?;
-        Ok(UserspaceBackend { shared, commands: Arc::new(commands), local_addr, public_key })
+        let start = |underlay, shared, receiver, crew| {
+            let (tunnel, answerer, tap) = (Arc::clone(&tunnel), answerer.clone(), self.tap.clone());
+            let driver = Driver::new(underlay, tunnel, answerer, tap, shared, receiver, crew).map_err(driver_failed)?;
+            let thread = thread::Builder::new().name("pn-driver".to_owned());
+            thread.spawn(move || driver.run()).map(drop).map_err(driver_failed)
+        };
+        let mut others = Vec::new();
+        for _ in 1..self.threads.get() {
+            let other = new_shared()?;
+            let (commands, receiver) = Commands::new(Arc::clone(&other));
+            start(bind(local_addr)?, other, receiver, Crew::Other(Arc::clone(&shared)))?;
+            others.push(commands);
+        }
+        start(underlay, Arc::clone(&shared), receiver, Crew::First(others))?;
+        Ok(UserspaceBackend { shared, commands: Arc::new(commands), local_addr, public_key, threads: self.threads })
     }
 }
 
 /// Makes an interface, on a thread that may change its namespace.
-async fn open(port: TunPort, interface: Interface) -> io::Result<Tun> {
+async fn open(port: TunPort, interface: Interface, queues: NonZeroUsize) -> io::Result<Tun> {
     let (sender, receiver) = oneshot::channel();
-    let open = move || drop(sender.send(Tun::open(port, interface)));
+    let open = move || drop(sender.send(Tun::open(port, interface, queues.get())));
     thread::Builder::new().name("pn-tun".to_owned()).spawn(open)?;
     receiver.await.map_err(|_| io::Error::other("the thread that makes the interface panicked"))?
 }
@@ -141,7 +171,8 @@ impl UserspaceBackend {
     /// Begins to describe the backend of a node.
     pub fn builder(node: NodeId) -> Builder {
         let listen = SocketAddr::from(([0, 0, 0, 0], 0));
-        Builder { node, listen, private_key: None, resolver: None, other_names: None, tap: None }
+        let threads = NonZeroUsize::MIN;
+        Builder { node, listen, private_key: None, resolver: None, other_names: None, tap: None, threads }
     }
 
     /// Returns the underlay address it receives on.
@@ -182,7 +213,7 @@ impl UserspaceBackend {
         let operation = "attach an interface to";
         let interface = self.ask(operation, container, |reply| Command::Interface(container, reply)).await?;
         let interface = interface.ok_or_else(|| self.not_here(operation, container))?;
-        let tun = open(port, interface).await;
+        let tun = open(port, interface, self.threads).await;
         let tun = tun.map_err(|error| BackendError::new(kind(&error), operation, container).with_source(error))?;
         self.ask(operation, container, |reply| Command::Attach(container, Box::new(tun), reply)).await?
     }
@@ -215,7 +246,7 @@ impl UserspaceBackend {
             let object = format!("{network} on {}: the applied plan does not have it there", self.shared.node);
             BackendError::new(ErrorKind::NotFound, operation, object)
         };
-        let tun = open(port.0, interface.ok_or_else(not_here)?).await;
+        let tun = open(port.0, interface.ok_or_else(not_here)?, self.threads).await;
         let tun = tun.map_err(|error| BackendError::new(kind(&error), operation, network).with_source(error))?;
         self.ask(operation, network, |reply| Command::AttachNetwork(network, Box::new(tun), reply)).await?
     }

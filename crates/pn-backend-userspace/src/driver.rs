@@ -6,13 +6,13 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::Instant;
 
 use pn_core::backend::Observed;
 use pn_core::{BackendError, ContainerId, Generation, NetworkId, NodeId, NodePlan, Report};
-use pn_overlay::{Admitted, DropCounters, Outbox, PeerStatus, Tunnel, Vtep, Wrap};
+use pn_overlay::{Admitted, DropCounters, DropReason, FairQueue, Outbox, PeerStatus, Tunnel, Vtep, Wrap};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use tokio::runtime::Handle;
@@ -27,7 +27,11 @@ use crate::tun::{Interface, Tun};
 use crate::underlay::Underlay;
 
 mod carry;
+mod crew;
 mod plan;
+
+pub(crate) use crew::Crew;
+use crew::Share;
 
 /// How often tunnels look at their clocks.
 const TICK: Duration = Duration::from_millis(250);
@@ -44,13 +48,18 @@ const FIRST_TUN: u64 = 2;
 /// Events taken at a time.
 const EVENTS: usize = 64;
 
-/// What the driver shares with those who hold ports and the backend.
+/// Packets that wait for a stack because another thread than its own received them.
+const MAX_HANDED_OVER: usize = 1024;
+
+/// What a thread that carries packets shares with others: with those who hold ports and the backend, where it is the first.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) node: NodeId,
-    pub(crate) drops: DropCounters,
+    pub(crate) drops: Arc<DropCounters>,
     /// Stacks that wait to be polled; `None` once nobody polls any more.
     ready: Mutex<Option<Vec<Arc<PortInner>>>>,
+    /// What the other threads received for stacks.
+    handed_over: Mutex<FairQueue<(NetworkId, Owner, Vec<u8>)>>,
     /// Wakes the driver.
     wake: OwnedFd,
     /// Whether the driver sleeps, or is about to.
@@ -70,6 +79,8 @@ pub(crate) enum Command {
     NetworkInterface(NetworkId, oneshot::Sender<Option<Interface>>),
     AttachNetwork(NetworkId, Box<Tun>, oneshot::Sender<Result<(), BackendError>>),
     DetachNetwork(NetworkId, oneshot::Sender<bool>),
+    /// From the first thread to another.
+    Share(Box<Share>, std::sync::mpsc::Sender<()>),
 }
 
 /// The way to ask the driver, which ends with the last of them.
@@ -102,11 +113,12 @@ impl Drop for Commands {
 
 pub(crate) struct Driver {
     underlay: Underlay,
-    tunnel: Tunnel,
+    tunnel: Arc<RwLock<Tunnel>>,
     answerer: Option<Answerer>,
     tap: Option<Arc<dyn UnderlayTap>>,
     shared: Arc<Shared>,
     commands: mpsc::UnboundedReceiver<Command>,
+    crew: Crew,
     /// Where tasks of the embedder's runtime are started.
     runtime: Handle,
     epoll: OwnedFd,
@@ -143,7 +155,7 @@ pub(crate) struct Driver {
 
 /// An interface: a container's, or the one that all containers of a network share.
 #[derive(Debug)]
-struct Attached {
+pub(crate) struct Attached {
     container: Option<ContainerId>,
     network: NetworkId,
     tun: Tun,
@@ -161,11 +173,12 @@ impl std::fmt::Debug for PortInner {
 }
 
 impl Shared {
-    pub(crate) fn new(node: NodeId, seed: u64) -> io::Result<Self> {
+    pub(crate) fn new(node: NodeId, seed: u64, drops: Arc<DropCounters>) -> io::Result<Self> {
         Ok(Self {
             node,
-            drops: DropCounters::default(),
+            drops,
             ready: Mutex::new(Some(Vec::new())),
+            handed_over: Mutex::new(FairQueue::new(MAX_HANDED_OVER)),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             is_asleep: AtomicBool::new(false),
             ports: Mutex::new(BTreeMap::new()),
@@ -225,11 +238,12 @@ impl Shared {
 impl Driver {
     pub(crate) fn new(
         underlay: Underlay,
-        tunnel: Tunnel,
+        tunnel: Arc<RwLock<Tunnel>>,
         answerer: Option<Answerer>,
         tap: Option<Arc<dyn UnderlayTap>>,
         shared: Arc<Shared>,
         commands: mpsc::UnboundedReceiver<Command>,
+        crew: Crew,
     ) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &underlay, EventData::new_u64(UNDERLAY), EventFlags::IN)?;
@@ -242,6 +256,7 @@ impl Driver {
             tap,
             shared,
             commands,
+            crew,
             runtime: Handle::current(),
             epoll,
             vtep,
@@ -345,7 +360,10 @@ impl Driver {
 
     /// Returns whether somebody in this process wants something.
     fn is_called(&self) -> bool {
-        self.shared.has_ready() || !self.commands.is_empty() || self.commands.is_closed()
+        self.shared.has_ready()
+            || self.shared.has_handed_over()
+            || !self.commands.is_empty()
+            || self.commands.is_closed()
     }
 
     fn now(&self) -> Duration {
@@ -357,19 +375,28 @@ impl Driver {
         match command {
             Command::Apply(plan, reply) => drop(reply.send(self.apply(&plan))),
             Command::Observe(reply) => drop(reply.send(self.observe())),
-            Command::Peers(reply) => drop(reply.send(self.tunnel.peers().collect())),
+            Command::Peers(reply) => drop(reply.send(crew::read(&self.tunnel).peers().collect())),
             Command::Interface(container, reply) => drop(reply.send(self.interface(container))),
             Command::Attach(container, tun, reply) => drop(reply.send(self.attach(container, *tun))),
             Command::Detach(container, reply) => drop(reply.send(self.detach(container))),
             Command::NetworkInterface(network, reply) => drop(reply.send(self.network_interface(network))),
             Command::AttachNetwork(network, tun, reply) => drop(reply.send(self.attach_network(network, *tun))),
             Command::DetachNetwork(network, reply) => drop(reply.send(self.detach_network(network))),
+            Command::Share(share, done) => {
+                self.take(*share);
+                drop(done);
+            }
         }
     }
 
     /// Collects the stacks that somebody woke or whose time has come.
     fn collect_due(&mut self) {
         self.shared.take_ready(&mut self.due);
+        while let Some((network, to, packet)) = self.shared.take_handed_over() {
+            if let Err(reason) = self.deliver(network, to, packet) {
+                self.shared.drops.count(reason);
+            }
+        }
         let now = self.now();
         while let Some((deadline, owner)) = self.deadlines.first().copied() {
             if deadline > now {
@@ -383,7 +410,10 @@ impl Driver {
             }
         }
         if now >= self.next_tick {
-            self.tunnel.tick(&mut self.outbox);
+            if self.crew.is_first() {
+                let unanswered = crew::read(&self.tunnel).tick(&mut self.outbox);
+                (0..unanswered).for_each(|_| self.shared.drops.count(DropReason::Unanswered));
+            }
             self.next_tick = now + TICK;
         }
     }

@@ -10,6 +10,7 @@ use std::io;
 use std::sync::Arc;
 
 use pn_overlay::packet::{IpPacket, UDP, UDP_LEN, UdpDatagram};
+use pn_overlay::{FairQueue, queue};
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet};
 use smoltcp::phy::{self, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp;
@@ -112,22 +113,21 @@ enum End {
 }
 
 struct UdpQueue {
-    datagrams: VecDeque<(SocketAddr, Vec<u8>)>,
-    octets: usize,
+    datagrams: FairQueue<(SocketAddr, Vec<u8>)>,
     changed: Arc<Notify>,
 }
 
 /// What smoltcp takes for a network device.
 struct Queues {
     mtu: u16,
-    rx: VecDeque<Vec<u8>>,
+    rx: FairQueue<Vec<u8>>,
     tx: VecDeque<Vec<u8>>,
 }
 
 impl Netstack {
     /// Makes the stack of a container; `seed` is where sequence numbers and ports come from.
     pub(crate) fn new(addresses: Addresses, mtu: u16, seed: u64, now: Duration) -> Self {
-        let mut device = Queues { mtu, rx: VecDeque::new(), tx: VecDeque::new() };
+        let mut device = Queues { mtu, rx: FairQueue::new(PACKET_QUEUE), tx: VecDeque::new() };
         Self {
             addresses,
             mtu,
@@ -175,54 +175,48 @@ impl Netstack {
         self.closed.map_or(Ok(()), |reason| Err(io::Error::new(io::ErrorKind::NotConnected, reason)))
     }
 
-    /// Takes a packet for this container; `false` where it has no room.
+    /// Takes a packet for this container, and returns how many packets there was no room for any more.
     #[must_use]
-    pub(crate) fn ingress(&mut self, packet: Vec<u8>, now: Duration) -> bool {
+    pub(crate) fn ingress(&mut self, packet: Vec<u8>, now: Duration) -> usize {
         // What is for another address is not for anybody here.
         let is_ours = |packet: &IpPacket<'_>| self.addresses.like(packet.destination()) == Some(packet.destination());
         let Some(parsed) = IpPacket::parse(&packet).filter(is_ours) else {
-            return true;
+            return 0;
         };
         if parsed.protocol() == UDP {
             return self.ingress_udp(&parsed, now);
         }
-        if self.device.rx.len() == PACKET_QUEUE {
-            return false;
-        }
         // Nothing but UDP is ever sent in fragments here, and smoltcp would take one for a whole packet.
-        if parsed.fragment().is_none() {
-            if parsed.protocol() == TCP {
-                self.holes.note(&parsed, now);
-            }
-            self.device.rx.push_back(packet);
+        if parsed.fragment().is_some() {
+            return 0;
         }
-        true
+        if parsed.protocol() == TCP {
+            self.holes.note(&parsed, now);
+        }
+        self.device.rx.push(queue::flow(&packet), 1, packet)
     }
 
-    fn ingress_udp(&mut self, packet: &IpPacket<'_>, now: Duration) -> bool {
+    fn ingress_udp(&mut self, packet: &IpPacket<'_>, now: Duration) -> usize {
         let Some(payload) = self.reassembly.accept(packet, now) else {
-            return true;
+            return 0;
         };
         let Some(udp) = UdpDatagram::parse(&payload) else {
-            return true;
+            return 0;
         };
         // IPv6 has no datagrams without a checksum (RFC 8200 §8.1).
         let has_checksum = payload[6..8] != [0, 0] || packet.source().is_ipv6();
         let whole = &payload[..UDP_LEN + udp.payload.len()];
         if has_checksum && udp_sum(packet.source(), packet.destination(), whole) != u16::MAX {
-            return true;
+            return 0;
         }
         let Some(queue) = self.udp.get_mut(&udp.destination) else {
-            return true;
+            return 0;
         };
         let cost = udp.payload.len() + UDP_QUEUE_OVERHEAD;
-        if queue.octets + cost > UDP_QUEUE {
-            return false;
-        }
-        queue.octets += cost;
-        queue.datagrams.push_back((SocketAddr::new(packet.source(), udp.source), udp.payload.to_vec()));
+        let datagram = (SocketAddr::new(packet.source(), udp.source), udp.payload.to_vec());
+        let dropped = queue.datagrams.push(queue::flow(packet.octets()), cost, datagram);
         queue.changed.notify_one();
-        true
+        dropped
     }
 
     /// Does what is due and moves what is to be sent to `out`, as many packets as there is room for. Returns when there is
@@ -230,7 +224,10 @@ impl Netstack {
     pub(crate) fn poll(&mut self, now: Duration, room: usize, out: &mut VecDeque<Vec<u8>>) -> Option<Duration> {
         let instant = instant(now);
         self.interface.poll_maintenance(instant);
-        self.device.rx.extend(self.holes.lost(now));
+        for packet in self.holes.lost(now) {
+            // Where it has no room, there is enough to do without it.
+            let _dropped = self.device.rx.push(queue::flow(&packet), 1, packet);
+        }
         while let Some(packet) = self.device.rx.front() {
             let (port, flags) = segment(packet).unzip();
             let flags = flags.unwrap_or(0);
@@ -240,7 +237,7 @@ impl Netstack {
                 && !self.has_room(port)
             {
                 // smoltcp would refuse it. The other side asks again, and somebody may have accepted one by then.
-                self.device.rx.pop_front();
+                self.device.rx.pop();
                 continue;
             }
             let result = self.interface.poll_ingress_single(instant, &mut self.device, &mut self.sockets);
@@ -492,7 +489,7 @@ impl Netstack {
         self.check_open()?;
         let port = self.pick_port(port, |stack, port| stack.udp.contains_key(&port))?;
         let changed = Arc::new(Notify::new());
-        let queue = UdpQueue { datagrams: VecDeque::new(), octets: 0, changed: Arc::clone(&changed) };
+        let queue = UdpQueue { datagrams: FairQueue::new(UDP_QUEUE), changed: Arc::clone(&changed) };
         self.udp.insert(port, queue);
         Ok((port, changed))
     }
@@ -508,11 +505,7 @@ impl Netstack {
         let Some(queue) = self.udp.get_mut(&port) else {
             return Ok(None);
         };
-        let received = queue.datagrams.pop_front();
-        if let Some((_, payload)) = &received {
-            queue.octets -= payload.len() + UDP_QUEUE_OVERHEAD;
-        }
-        Ok(received)
+        Ok(queue.datagrams.pop())
     }
 
     /// Sends a datagram, in fragments where it must; `false` where there is no room now.
@@ -644,7 +637,7 @@ impl phy::Device for Queues {
     type TxToken<'a> = ToSend<'a>;
 
     fn receive(&mut self, _: Instant) -> Option<(Received, ToSend<'_>)> {
-        let packet = self.rx.pop_front()?;
+        let packet = self.rx.pop()?;
         Some((Received(packet), ToSend(&mut self.tx)))
     }
 

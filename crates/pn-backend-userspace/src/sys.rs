@@ -10,9 +10,9 @@ use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use pn_core::InterfaceName;
-use socket2::SockAddr;
+use pn_overlay::Run;
 
-/// The most messages that one [`receive`] takes.
+/// The most messages that one [`send`] or [`receive`] takes.
 pub(crate) const MAX_MESSAGES: usize = 32;
 
 /// Room for one control message that holds an `int`.
@@ -78,36 +78,72 @@ fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, val
     check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, ptr::from_ref(&value).cast(), len) })
 }
 
-/// Sends octets as datagrams of `segment` octets each, the last of what is left (`UDP_SEGMENT`); 0 sends one datagram.
+/// What is handed to the kernel for a number of messages.
+struct Messages {
+    names: [libc::sockaddr_in6; MAX_MESSAGES],
+    vectors: [libc::iovec; MAX_MESSAGES],
+    controls: [Control; MAX_MESSAGES],
+    headers: [libc::mmsghdr; MAX_MESSAGES],
+}
+
+impl Messages {
+    const fn new() -> Self {
+        // SAFETY: all of these are integers and pointers, for which zero is a value.
+        let (names, vectors, headers) = unsafe { (zeroed(), zeroed(), zeroed()) };
+        Self { names, vectors, controls: [Control([0; CONTROL_LEN]); MAX_MESSAGES], headers }
+    }
+
+    /// Makes a message of some octets, with room for a name and a control message. What is returned is for as long as neither this
+    /// value nor the octets move.
+    fn set(&mut self, n: usize, octets: *mut u8, len: usize) -> &mut libc::msghdr {
+        self.vectors[n] = libc::iovec { iov_base: octets.cast(), iov_len: len };
+        let header = &mut self.headers[n].msg_hdr;
+        header.msg_name = (&raw mut self.names[n]).cast();
+        header.msg_namelen = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+        header.msg_iov = &raw mut self.vectors[n];
+        header.msg_iovlen = 1;
+        header.msg_control = (&raw mut self.controls[n]).cast();
+        header.msg_controllen = CONTROL_LEN;
+        header
+    }
+}
+
+/// Sends up to [`MAX_MESSAGES`] runs with one system call, each of several datagrams with `UDP_SEGMENT`, and returns how many left.
+/// The error is that of the first.
 ///
 /// It does not block: [`io::ErrorKind::WouldBlock`] says that there is no room.
-pub(crate) fn send(socket: BorrowedFd<'_>, to: &SockAddr, octets: &[u8], segment: u16) -> io::Result<()> {
-    let mut vector = libc::iovec { iov_base: octets.as_ptr().cast_mut().cast(), iov_len: octets.len() };
-    let mut control = Control([0; CONTROL_LEN]);
-    // SAFETY: all of `msghdr` is integers and pointers, for which zero is a value.
-    let mut message: libc::msghdr = unsafe { zeroed() };
-    message.msg_name = to.as_ptr().cast_mut().cast();
-    message.msg_namelen = to.len();
-    message.msg_iov = &raw mut vector;
-    message.msg_iovlen = 1;
-    if segment != 0 {
-        message.msg_control = (&raw mut control).cast();
-        // SAFETY: `control` is aligned for `cmsghdr` and has room for the header and two octets (24 of 32), so the first
-        // control message lies within it.
-        unsafe {
-            message.msg_controllen = libc::CMSG_SPACE(size_of::<u16>() as u32) as usize;
-            let header = libc::CMSG_FIRSTHDR(&raw const message);
-            (*header).cmsg_level = libc::SOL_UDP;
-            (*header).cmsg_type = libc::UDP_SEGMENT;
-            (*header).cmsg_len = libc::CMSG_LEN(size_of::<u16>() as u32) as usize;
-            ptr::write_unaligned(libc::CMSG_DATA(header).cast::<u16>(), segment);
+pub(crate) fn send<'a>(socket: BorrowedFd<'_>, runs: impl Iterator<Item = Run<'a>>) -> io::Result<usize> {
+    let mut messages = Messages::new();
+    let mut count = 0;
+    for (n, run) in runs.take(MAX_MESSAGES).enumerate() {
+        let len = set_address(&mut messages.names[n], run.to);
+        let header = messages.set(n, run.octets.as_ptr().cast_mut(), run.octets.len());
+        header.msg_namelen = len;
+        header.msg_controllen = 0;
+        if run.octets.len() > run.size {
+            // SAFETY: `msg_control` is aligned for `cmsghdr` and has room for the header and two octets (24 of 32), so the first
+            // control message lies within it.
+            unsafe {
+                header.msg_controllen = libc::CMSG_SPACE(size_of::<u16>() as u32) as usize;
+                let control = libc::CMSG_FIRSTHDR(header);
+                (*control).cmsg_level = libc::SOL_UDP;
+                (*control).cmsg_type = libc::UDP_SEGMENT;
+                (*control).cmsg_len = libc::CMSG_LEN(size_of::<u16>() as u32) as usize;
+                ptr::write_unaligned(libc::CMSG_DATA(control).cast::<u16>(), run.size as u16);
+            }
         }
+        count = n + 1;
     }
-    // SAFETY: every pointer in `message` is to something that lives through the call, with its length beside it; the kernel
-    // only reads from name and vector.
-    let sent =
-        unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
-    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if count == 0 {
+        return Ok(0);
+    }
+    // SAFETY: `count` headers are filled in, and every pointer in them is to something that lives through the call, with its
+    // length beside it; the kernel only reads from names and vectors.
+    let sent = unsafe {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        libc::sendmmsg(socket.as_raw_fd(), messages.headers.as_mut_ptr(), count as libc::c_uint, flags)
+    };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
 /// Receives up to as many messages as `received` has room for, each into its share of `buffer`, and returns how many there
@@ -119,38 +155,26 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], received: &mut 
     let count = received.len();
     assert!((1..=MAX_MESSAGES).contains(&count), "between one message and {MAX_MESSAGES}");
     let share = buffer.len() / count;
-    // SAFETY: all of these are integers and pointers, for which zero is a value.
-    let (mut names, mut vectors, mut messages): (
-        [libc::sockaddr_in6; MAX_MESSAGES],
-        [libc::iovec; MAX_MESSAGES],
-        [libc::mmsghdr; MAX_MESSAGES],
-    ) = unsafe { (zeroed(), zeroed(), zeroed()) };
-    let mut controls = [Control([0; CONTROL_LEN]); MAX_MESSAGES];
+    let mut messages = Messages::new();
     for (n, share) in buffer.chunks_exact_mut(share).take(count).enumerate() {
-        vectors[n] = libc::iovec { iov_base: share.as_mut_ptr().cast(), iov_len: share.len() };
-        let header = &mut messages[n].msg_hdr;
-        header.msg_name = (&raw mut names[n]).cast();
-        header.msg_namelen = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
-        header.msg_iov = &raw mut vectors[n];
-        header.msg_iovlen = 1;
-        header.msg_control = (&raw mut controls[n]).cast();
-        header.msg_controllen = CONTROL_LEN;
+        messages.set(n, share.as_mut_ptr(), share.len());
     }
     // SAFETY: `count` headers are filled in, and every pointer in them is to memory of its own that lives through the call,
     // with its length beside it.
     let taken = unsafe {
-        let flags = libc::MSG_DONTWAIT;
-        libc::recvmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count as libc::c_uint, flags, ptr::null_mut())
+        let (flags, headers) = (libc::MSG_DONTWAIT, messages.headers.as_mut_ptr());
+        libc::recvmmsg(socket.as_raw_fd(), headers, count as libc::c_uint, flags, ptr::null_mut())
     };
     let taken = usize::try_from(taken).map_err(|_| io::Error::last_os_error())?;
-    for n in 0..taken {
-        let len = messages[n].msg_len as usize;
+    for (n, received) in received.iter_mut().enumerate().take(taken) {
+        let libc::mmsghdr { msg_hdr: header, msg_len } = &messages.headers[n];
+        let len = *msg_len as usize;
         // A datagram that was cut is void, as is one from an address of another kind.
-        let is_whole = messages[n].msg_hdr.msg_flags & libc::MSG_TRUNC == 0;
-        let from = address(&names[n]);
+        let is_whole = header.msg_flags & libc::MSG_TRUNC == 0;
+        let from = address(&messages.names[n]);
         let len = if is_whole && from.is_some() { len } else { 0 };
         let from = from.unwrap_or(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)));
-        received[n] = Received { from, len, segment: segment(&messages[n].msg_hdr).unwrap_or(len) };
+        *received = Received { from, len, segment: segment(header).unwrap_or(len) };
     }
     Ok(taken)
 }
@@ -183,6 +207,28 @@ fn address(name: &libc::sockaddr_in6) -> Option<SocketAddr> {
             Some(SocketAddrV4::new(address, u16::from_be(name.sin_port)).into())
         }
         _ => None,
+    }
+}
+
+/// Writes a socket address and returns its length.
+fn set_address(name: &mut libc::sockaddr_in6, address: SocketAddr) -> libc::socklen_t {
+    match address {
+        SocketAddr::V6(address) => {
+            name.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+            name.sin6_port = address.port().to_be();
+            name.sin6_flowinfo = address.flowinfo();
+            name.sin6_addr.s6_addr = address.ip().octets();
+            name.sin6_scope_id = address.scope_id();
+            size_of::<libc::sockaddr_in6>() as libc::socklen_t
+        }
+        SocketAddr::V4(address) => {
+            // SAFETY: `sockaddr_in6` is larger than `sockaddr_in` and at least as strictly aligned.
+            let name: &mut libc::sockaddr_in = unsafe { &mut *ptr::from_mut(name).cast() };
+            name.sin_family = libc::AF_INET as libc::sa_family_t;
+            name.sin_port = address.port().to_be();
+            name.sin_addr.s_addr = u32::from(*address.ip()).to_be();
+            size_of::<libc::sockaddr_in>() as libc::socklen_t
+        }
     }
 }
 
@@ -232,9 +278,10 @@ mod tests {
             enable_gro(b.as_fd()).unwrap();
             forbid_fragments(a.as_fd(), host.starts_with('1')).unwrap();
             let octets: Vec<u8> = (0..1050u32).map(|n| n as u8).collect();
-            let to = SockAddr::from(b.local_addr().unwrap());
-            send(a.as_fd(), &to, &octets, 100).unwrap();
-            send(a.as_fd(), &to, b"alone", 0).unwrap();
+            let to = b.local_addr().unwrap();
+            let runs = [Run { to, octets: &octets, size: 100 }, Run { to, octets: b"alone", size: 5 }];
+            assert_eq!(send(a.as_fd(), runs.into_iter()).unwrap(), 2);
+            assert_eq!(send(a.as_fd(), [].into_iter()).unwrap(), 0);
             let mut buffer = vec![0; 4 * 65_536];
             let nothing = Received { from: b.local_addr().unwrap(), len: 0, segment: 0 };
             let (mut whole, mut sizes) = (Vec::<u8>::new(), Vec::new());

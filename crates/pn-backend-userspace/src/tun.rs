@@ -112,13 +112,17 @@ pub(crate) enum Kind {
 #[derive(Debug)]
 pub(crate) struct Tun {
     file: File,
-    link: Link,
+    /// What changes the interface; one of its queues has it.
+    link: Option<Link>,
     interface: Interface,
+    /// The other queues.
+    others: Vec<File>,
 }
 
 impl Tun {
-    /// Makes an interface. The calling thread is in the interface's namespace from then on, so it is to be one of its own.
-    pub(crate) fn open(port: TunPort, interface: Interface) -> io::Result<Self> {
+    /// Makes an interface with so many queues. The calling thread is in the interface's namespace from then on, so it is to be one
+    /// of its own.
+    pub(crate) fn open(port: TunPort, interface: Interface, queues: usize) -> io::Result<Self> {
         let namespace = match port.place {
             Place::Here => None,
             Place::Path(path) => {
@@ -132,16 +136,21 @@ impl Tun {
         if let Some(namespace) = namespace {
             move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
         }
-        Self::open_here(port.name, interface)
+        Self::open_here(port.name, interface, queues)
     }
 
-    fn open_here(name: InterfaceName, interface: Interface) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
-        // Exclusive: what has the name already is somebody else's.
+    fn open_here(name: InterfaceName, interface: Interface, queues: usize) -> io::Result<Self> {
         let kind = if interface.kind == Kind::Network { libc::IFF_TAP } else { libc::IFF_TUN };
-        let flags = kind | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL;
-        sys::set_interface(file.as_fd(), name, flags)?;
+        let queue = if queues > 1 { libc::IFF_MULTI_QUEUE } else { 0 };
+        let open = |exclusive| {
+            let mut options = OpenOptions::new();
+            let file = options.read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
+            sys::set_interface(file.as_fd(), name, kind | libc::IFF_NO_PI | libc::IFF_VNET_HDR | queue | exclusive)?;
+            Ok::<_, io::Error>(file)
+        };
+        // Exclusive: what has the name already is somebody else's.
+        let file = open(libc::IFF_TUN_EXCL)?;
+        let others = (1..queues).map(|_| open(0)).collect::<io::Result<_>>()?;
         let mut wanted = OFFLOADS.iter();
         while let Some(offloads) = wanted.next()
             && sys::set_offloads(file.as_fd(), *offloads).is_err()
@@ -159,7 +168,18 @@ impl Tun {
             }
             link.add_route(resolver)?;
         }
-        Ok(Self { file, link, interface })
+        Ok(Self { file, link: Some(link), interface, others })
+    }
+
+    /// Takes the queues but for the first.
+    pub(crate) fn take_queues(&mut self) -> impl Iterator<Item = Self> + use<> {
+        let interface = self.interface;
+        core::mem::take(&mut self.others).into_iter().map(move |file| Self {
+            file,
+            link: None,
+            interface,
+            others: Vec::new(),
+        })
     }
 
     /// Returns what the interface is.
@@ -169,8 +189,10 @@ impl Tun {
 
     /// Changes the MTU.
     pub(crate) fn set_mtu(&mut self, mtu: u16, segments: u32) -> io::Result<()> {
-        if (self.interface.mtu, self.interface.segments) != (mtu, segments) {
-            self.link.set_mtu(mtu, segments)?;
+        if let Some(link) = &mut self.link
+            && (self.interface.mtu, self.interface.segments) != (mtu, segments)
+        {
+            link.set_mtu(mtu, segments)?;
             (self.interface.mtu, self.interface.segments) = (mtu, segments);
         }
         Ok(())

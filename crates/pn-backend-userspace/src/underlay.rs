@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use pn_overlay::{DropCounters, DropReason, Outbox, Run};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::sys::{self, MAX_MESSAGES, Received};
 
@@ -31,6 +31,13 @@ const LARGE_MESSAGES: usize = 2;
 /// of it.
 const PATIENCE: Duration = Duration::from_millis(100);
 
+/// Whether several sockets have one address, among which the kernel spreads what arrives, by sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum IsShared {
+    No,
+    Yes,
+}
+
 pub(crate) struct Underlay {
     socket: UdpSocket,
     local_addr: SocketAddr,
@@ -43,8 +50,12 @@ pub(crate) struct Underlay {
 }
 
 impl Underlay {
-    pub(crate) fn bind(address: SocketAddr) -> io::Result<Self> {
+    /// Binds a socket; `is_shared` lets others of this user have the same address.
+    pub(crate) fn bind(address: SocketAddr, is_shared: IsShared) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        if is_shared == IsShared::Yes {
+            socket.set_reuse_port(true)?;
+        }
         socket.set_nonblocking(true)?;
         // By force where we may.
         if sockopt::set_socket_recv_buffer_size_force(&socket, SOCKET_BUFFER).is_err() {
@@ -96,48 +107,51 @@ impl Underlay {
 
     /// Sends what waits and empties the outbox. What cannot be sent is counted.
     pub(crate) fn send(&mut self, outbox: &mut Outbox, drops: &DropCounters) {
-        for run in outbox.runs(MAX_SEGMENTS, MAX_OCTETS) {
-            let to = SockAddr::from(run.to);
-            if run.octets.len() <= run.size || self.has_segmentation {
-                match self.send_run(&to, &run) {
-                    Ok(()) => continue,
-                    Err(error) if run.octets.len() > run.size && is_about_segments(&error) => {
-                        // Where the device cannot, it never can; other errors may be this path's alone.
-                        self.has_segmentation = error.raw_os_error() != Some(libc::EIO);
-                    }
-                    Err(error) => {
-                        let count = run.octets.len().div_ceil(run.size.max(1));
-                        tracing::debug!(to = %run.to, %error, "datagrams were not sent");
-                        (0..count).for_each(|_| drops.count(DropReason::SendFailed));
-                        continue;
-                    }
-                }
+        let Self { socket, has_segmentation, .. } = self;
+        let lose = |run: &Run<'_>, error: io::Error| {
+            tracing::debug!(to = %run.to, %error, "datagrams were not sent");
+            let count = run.octets.len().div_ceil(run.size.max(1)).max(1);
+            (0..count).for_each(|_| drops.count(DropReason::SendFailed));
+        };
+        let segments = if *has_segmentation { MAX_SEGMENTS } else { 1 };
+        send_runs(socket, outbox.runs(segments, MAX_OCTETS), |run, error| {
+            if run.octets.len() <= run.size || !is_about_segments(&error) {
+                return lose(run, error);
             }
-            for octets in run.octets.chunks(run.size) {
-                if let Err(error) = self.send_run(&to, &Run { to: run.to, octets, size: octets.len() }) {
-                    tracing::debug!(to = %run.to, %error, "a datagram was not sent");
-                    drops.count(DropReason::SendFailed);
-                }
-            }
-        }
+            // Where the device cannot, it never can; other errors may be this path's alone.
+            *has_segmentation = error.raw_os_error() != Some(libc::EIO);
+            let datagrams = run.octets.chunks(run.size);
+            send_runs(socket, datagrams.map(|octets| Run { to: run.to, octets, size: octets.len() }), lose);
+        });
         outbox.clear();
     }
+}
 
-    fn send_run(&self, to: &SockAddr, run: &Run<'_>) -> io::Result<()> {
-        let segment = if run.octets.len() > run.size { u16::try_from(run.size).unwrap_or(0) } else { 0 };
-        loop {
-            match sys::send(self.socket.as_fd(), to, run.octets, segment) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let mut writable = [PollFd::new(&self.socket, PollFlags::OUT)];
-                    let patience = Timespec::try_from(PATIENCE).map_err(io::Error::other)?;
-                    if poll(&mut writable, Some(&patience))? == 0 {
-                        return Err(error);
-                    }
+/// Sends runs, as many with a system call as it takes; `fail` is given those that cannot be sent.
+fn send_runs<'a>(
+    socket: &UdpSocket,
+    mut runs: impl Iterator<Item = Run<'a>> + Clone,
+    mut fail: impl FnMut(&Run<'a>, io::Error),
+) {
+    loop {
+        match sys::send(socket.as_fd(), runs.clone()) {
+            Ok(0) => return,
+            Ok(sent) => drop(runs.nth(sent - 1)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && is_writable(socket) => {}
+            Err(error) => {
+                if let Some(run) = runs.next() {
+                    fail(&run, error);
                 }
-                result => return result,
             }
         }
     }
+}
+
+/// Waits for room in a socket's queue.
+fn is_writable(socket: &UdpSocket) -> bool {
+    let mut writable = [PollFd::new(socket, PollFlags::OUT)];
+    let patience = Timespec { tv_sec: 0, tv_nsec: PATIENCE.subsec_nanos().into() };
+    poll(&mut writable, Some(&patience)).is_ok_and(|count| count > 0)
 }
 
 /// Tells whether the kernel or the network device refuses to cut.

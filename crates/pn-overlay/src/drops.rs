@@ -60,8 +60,10 @@ reasons! {
     TooBig = "too_big",
     /// No peer has the tunnel address a packet is to go to.
     NoRoute = "no_route",
-    /// A container does not take its packets fast enough.
+    /// A queue is full: a container does not take its packets fast enough, or a peer's packets wait for a handshake.
     QueueFull = "queue_full",
+    /// A packet waited for a handshake that nobody answered.
+    Unanswered = "unanswered",
     /// The operating system did not take a datagram.
     SendFailed = "send_failed",
 }
@@ -74,7 +76,7 @@ impl fmt::Display for DropReason {
 
 /// How many packets were dropped for each reason.
 ///
-/// One thread counts, others may read at any time.
+/// Whoever carries packets counts, others may read at any time.
 #[derive(Debug, Default)]
 pub struct DropCounters([AtomicU64; DropReason::ALL.len()]);
 

@@ -59,7 +59,7 @@ impl Outbox {
 
     /// Returns the datagrams in the order they were appended, as runs of at most so many datagrams and octets; a datagram that is
     /// longer than that is a run of its own.
-    pub fn runs(&self, datagrams: usize, octets: usize) -> impl Iterator<Item = Run<'_>> {
+    pub fn runs(&self, datagrams: usize, octets: usize) -> impl Iterator<Item = Run<'_>> + Clone {
         let mut rest = &self.datagrams[..];
         core::iter::from_fn(move || {
             let (to, first) = rest.first()?;

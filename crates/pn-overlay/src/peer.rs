@@ -13,6 +13,9 @@ use boringtun::x25519;
 use pn_core::PublicKey;
 
 use crate::drops::DropReason;
+use crate::packet::{ETHERNET_LEN, UdpPacket};
+use crate::queue::{self, FairQueue};
+use crate::vxlan;
 
 /// What sealing adds to a packet: header 16, tag 16 (no padding is added).
 pub const OVERHEAD: usize = 32;
@@ -20,9 +23,8 @@ pub const OVERHEAD: usize = 32;
 /// Buffers that handshake messages go into have at least this many octets: the longest of them, an initiation.
 pub(crate) const MIN_BUFFER: usize = 148;
 
-/// The first octets of messages: what begins a handshake, and data.
+/// The first octet of what begins a handshake.
 const INITIATION: u8 = 1;
-const DATA: u8 = 4;
 
 /// Handshake messages a second above which cookies are asked for. Each initiation is looked at twice, once to find its peer.
 const HANDSHAKES_PER_SECOND: u64 = 200;
@@ -144,14 +146,19 @@ pub(crate) struct Peer {
     key: PublicKey,
     index: u32,
     tunn: Option<Box<Tunn>>,
-    /// Whether packets may wait for a session.
-    has_queued: bool,
+    /// Whether there is a session: what is looked up only where it may have changed, for boringtun looks at the clock.
+    has_session: bool,
+    /// Packets that wait for a session.
+    waiting: Option<Box<FairQueue<Vec<u8>>>>,
     /// How many ticks a handshake that nothing waits for has left; 0 where there is none.
     patience: u8,
 }
 
 /// How many ticks a handshake that nothing waits for is given: as long as one takes until it is repeated.
 const PATIENCE: u8 = 20;
+
+/// How many packets wait for a session.
+const MAX_WAITING: usize = 256;
 
 impl fmt::Debug for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -162,7 +169,7 @@ impl fmt::Debug for Peer {
 impl Peer {
     /// Makes the state for a peer; `index` has 24 bits and is what the peer's messages name.
     pub(crate) const fn new(key: PublicKey, index: u32) -> Self {
-        Self { key, index, tunn: None, has_queued: false, patience: 0 }
+        Self { key, index, tunn: None, has_session: false, waiting: None, patience: 0 }
     }
 
     fn tunn(&mut self, identity: &Identity) -> &mut Tunn {
@@ -173,7 +180,9 @@ impl Peer {
         })
     }
 
-    /// Seals a packet. Without a session it is queued, and what is returned begins a handshake.
+    /// Seals a packet. Without a session it waits, and what is returned begins a handshake.
+    ///
+    /// [`DropReason::QueueFull`] says that one of those that wait was dropped, which is of the flow that has most.
     pub(crate) fn seal<'a>(
         &mut self,
         identity: &Identity,
@@ -183,11 +192,14 @@ impl Peer {
         if buffer.len() < MIN_BUFFER.max(packet.len() + OVERHEAD) {
             return Err(DropReason::TooBig);
         }
-        let result = step(self.tunn(identity).encapsulate(packet, buffer));
-        if !matches!(result, Ok(Step::Send([DATA, ..]))) {
-            self.has_queued = true;
+        if self.has_session {
+            return step(self.tunn(identity).encapsulate(packet, buffer));
         }
-        result
+        let waiting = self.waiting.get_or_insert_with(|| Box::new(FairQueue::new(MAX_WAITING)));
+        if waiting.push(flow(packet), 1, packet.to_vec()) > 0 {
+            return Err(DropReason::QueueFull);
+        }
+        step(self.tunn(identity).format_handshake_initiation(buffer, false))
     }
 
     /// Opens a message.
@@ -204,19 +216,29 @@ impl Peer {
         if self.tunn.is_none() && datagram[0] != INITIATION {
             return Err(DropReason::NoSession);
         }
-        step(self.tunn(identity).decapsulate(Some(from), datagram, buffer))
-    }
-
-    /// Seals the next packet that was queued before there was a session.
-    pub(crate) fn next_queued<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Step<'a>, DropReason> {
-        let result = self.tunn.as_mut().map_or(Ok(Step::Done), |tunn| step(tunn.decapsulate(None, &[], buffer)));
-        self.has_queued = matches!(result, Ok(Step::Send(_)));
+        let result = step(self.tunn(identity).decapsulate(Some(from), datagram, buffer));
+        if !self.has_session {
+            self.has_session = self.handshake_age().is_some();
+        }
         result
     }
 
-    /// Returns whether packets may wait that were sealed before there was a session, and there is one now.
-    pub(crate) fn has_queued(&self) -> bool {
-        self.has_queued && self.handshake_age().is_some()
+    /// Seals the next packet that waited for a session.
+    pub(crate) fn next_waiting<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Step<'a>, DropReason> {
+        let packet = self.waiting.as_mut().and_then(|waiting| waiting.pop());
+        let (Some(packet), Some(tunn)) = (packet, &mut self.tunn) else {
+            self.waiting = None;
+            return Ok(Step::Done);
+        };
+        if buffer.len() < MIN_BUFFER.max(packet.len() + OVERHEAD) {
+            return Err(DropReason::TooBig);
+        }
+        step(tunn.encapsulate(&packet, buffer))
+    }
+
+    /// Returns whether packets wait that were sealed before there was a session, and there is one now.
+    pub(crate) const fn has_waiting(&self) -> bool {
+        self.has_session && self.waiting.is_some()
     }
 
     /// Begins a handshake, unless there is a session or one is under way. It is given up after [`PATIENCE`] where there is
@@ -225,7 +247,7 @@ impl Peer {
         if buffer.len() < MIN_BUFFER {
             return Err(DropReason::TooBig);
         }
-        if self.handshake_age().is_some() {
+        if self.has_session {
             return Ok(Step::Done);
         }
         if self.tunn.is_none() {
@@ -234,8 +256,9 @@ impl Peer {
         step(self.tunn(identity).format_handshake_initiation(buffer, false))
     }
 
-    /// Does what is due: handshakes, rekeys, keepalives. To be called a few times a second.
-    pub(crate) fn tick<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Step<'a>, DropReason> {
+    /// Does what is due: handshakes, rekeys, keepalives. To be called a few times a second. `unanswered` is told how many
+    /// packets waited in vain.
+    pub(crate) fn tick<'a>(&mut self, buffer: &'a mut [u8], unanswered: &mut usize) -> Result<Step<'a>, DropReason> {
         if buffer.len() < MIN_BUFFER {
             return Err(DropReason::TooBig);
         }
@@ -244,23 +267,32 @@ impl Peer {
         };
         let is_over = self.patience == 1;
         self.patience = self.patience.saturating_sub(1);
-        let result = if is_over && !self.has_queued && tunn.time_since_last_handshake().is_none() {
+        let result = if is_over && self.waiting.is_none() && tunn.time_since_last_handshake().is_none() {
             TunnResult::Err(WireGuardError::ConnectionExpired)
         } else {
             tunn.update_timers(buffer)
         };
         if matches!(result, TunnResult::Err(WireGuardError::ConnectionExpired)) {
             // A state, not a failure: nobody answers, and the next packet to send begins anew.
-            (self.tunn, self.has_queued) = (None, false);
-            return Ok(Step::Done);
+            *unanswered += self.waiting.take().map_or(0, |waiting| waiting.len());
+            self.tunn = None;
         }
-        step(result)
+        let result = if self.tunn.is_some() { step(result) } else { Ok(Step::Done) };
+        self.has_session = self.handshake_age().is_some();
+        result
     }
 
     /// Returns how long ago the session in use was agreed upon; `None` without one.
     pub(crate) fn handshake_age(&self) -> Option<Duration> {
         self.tunn.as_ref()?.time_since_last_handshake()
     }
+}
+
+/// Returns what tells the flow of a packet: that of what is inside, where it is VXLAN.
+fn flow(packet: &[u8]) -> u32 {
+    let inside = UdpPacket::parse(packet).filter(|packet| packet.udp.destination == vxlan::PORT);
+    let inside = inside.and_then(|packet| packet.udp.payload.get(vxlan::HEADER_LEN + ETHERNET_LEN..));
+    queue::flow(inside.unwrap_or(packet))
 }
 
 fn step(result: TunnResult<'_>) -> Result<Step<'_>, DropReason> {

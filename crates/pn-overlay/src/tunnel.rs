@@ -4,6 +4,7 @@ use core::fmt;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
 use pn_core::{NodeId, PublicKey};
@@ -45,12 +46,15 @@ pub struct PeerStatus {
 /// ([`tick`](Self::tick)); all may append datagrams to an [`Outbox`], which the caller sends. Sessions are made with peers that
 /// are new, some at each tick, so that a node that was restarted is soon believed by those who hold sessions with what it was
 /// before; and with others when there is something to send, which waits for them in bounded queues. Nothing is ever sent in clear.
+///
+/// Threads that carry packets share one. Each peer is behind a lock of its own, which a [`Sealer`] or an [`Opener`] holds for a
+/// batch; nobody holds two.
 pub struct Tunnel {
     identity: Identity,
-    peers: Vec<Option<Entry>>,
+    peers: Vec<Option<Mutex<Entry>>>,
     /// The keys of peers that no handshake was begun with, each mixed with this node's: in an order of its own, so that nodes
     /// that start together do not all begin with the same peer.
-    unmet: BTreeSet<[u8; 32]>,
+    unmet: Mutex<BTreeSet<[u8; 32]>>,
     /// Places in `peers` that are free.
     free: Vec<u32>,
     by_key: HashMap<PublicKey, u32>,
@@ -97,7 +101,7 @@ impl Tunnel {
         Self {
             identity: Identity::new(private_key),
             peers: Vec::new(),
-            unmet: BTreeSet::new(),
+            unmet: Mutex::default(),
             free: Vec::new(),
             by_key: HashMap::new(),
             by_underlay: HashMap::new(),
@@ -121,11 +125,10 @@ impl Tunnel {
             None => self.insert(config),
         };
         let owner = self.allowed.owner(config.tunnel_address);
-        if let Some(other) = owner.filter(|owner| *owner != index).and_then(|owner| self.peers[owner as usize].as_mut())
-        {
+        if let Some(other) = owner.filter(|owner| *owner != index).and_then(|owner| entry_mut(&mut self.peers, owner)) {
             other.is_owner = false;
         }
-        let entry = self.peers[index as usize].as_mut().expect("indexed peers exist");
+        let entry = entry_mut(&mut self.peers, index).expect("indexed peers exist");
         let unchanged = entry.config == config && owner == Some(index);
         if entry.config.tunnel_address != config.tunnel_address {
             self.allowed.remove(IpNet::from(entry.config.tunnel_address), index);
@@ -145,8 +148,9 @@ impl Tunnel {
         let Some(index) = self.by_key.remove(public_key) else {
             return false;
         };
-        self.unmet.remove(&self.mixed(public_key));
+        lock(&self.unmet).remove(&self.mixed(public_key));
         if let Some(entry) = self.peers[index as usize].take() {
+            let entry = entry.into_inner().unwrap_or_else(PoisonError::into_inner);
             self.allowed.remove(IpNet::from(entry.config.tunnel_address), index);
             forget(&mut self.by_underlay, entry.config.underlay, index);
             self.free.push(index);
@@ -156,18 +160,17 @@ impl Tunnel {
 
     /// Returns the peers in no particular order.
     pub fn peers(&self) -> impl Iterator<Item = PeerStatus> + '_ {
-        self.peers.iter().flatten().map(|entry| PeerStatus {
-            config: entry.config,
-            endpoint: entry.endpoint,
-            handshake_age: entry.peer.handshake_age(),
+        self.peers.iter().flatten().map(|entry| {
+            let Entry { config, endpoint, peer, .. } = &*lock(entry);
+            PeerStatus { config: *config, endpoint: *endpoint, handshake_age: peer.handshake_age() }
         })
     }
 
     /// Seals an IP packet for the peer that has its destination address.
     ///
     /// # Errors
-    /// [`DropReason::NoRoute`] where no peer has it.
-    pub fn seal(&mut self, to: IpAddr, packet: &[u8], out: &mut Outbox) -> Result<(), DropReason> {
+    /// [`DropReason::NoRoute`] where no peer has it, and those of [`Sealer::seal`].
+    pub fn seal(&self, to: IpAddr, packet: &[u8], out: &mut Outbox) -> Result<(), DropReason> {
         self.sealer(to)?.seal(packet, out)
     }
 
@@ -175,10 +178,10 @@ impl Tunnel {
     ///
     /// # Errors
     /// [`DropReason::NoRoute`] where no peer has it.
-    pub fn sealer(&mut self, to: IpAddr) -> Result<Sealer<'_>, DropReason> {
+    pub fn sealer(&self, to: IpAddr) -> Result<Sealer<'_>, DropReason> {
         let index = self.allowed.owner(to).ok_or(DropReason::NoRoute)?;
-        let entry = self.peers[index as usize].as_mut().expect("routes lead to peers");
-        Ok(Sealer { entry, identity: &self.identity })
+        let entry = self.peers[index as usize].as_ref().expect("routes lead to peers");
+        Ok(Sealer { entry: lock(entry), identity: &self.identity })
     }
 
     /// Opens a datagram from the underlay. `Some` is an IP packet of a peer, whose source address is the peer's own.
@@ -192,44 +195,36 @@ impl Tunnel {
         out: &mut Outbox,
     ) -> Result<Option<(NodeId, UdpPacket<'_>)>, DropReason> {
         let Self { identity, peers, by_key, by_underlay, buffer, .. } = self;
-        let opened = open(identity, peers, by_key, (from, datagram), out, buffer);
-        opened.inspect_err(|_| begin(identity, peers, by_underlay, (from, datagram), out))
+        Opener { identity, peers, by_key, by_underlay, held: None }.open(from, datagram, out, buffer)
     }
 
-    /// Opens a datagram as [`open`](Self::open) does, into a buffer of at least the datagram's length and 148 octets.
-    ///
-    /// # Errors
-    /// Why the datagram was dropped.
-    pub fn open_in<'a>(
-        &mut self,
-        from: SocketAddr,
-        datagram: &[u8],
-        out: &mut Outbox,
-        buffer: &'a mut [u8],
-    ) -> Result<Option<(NodeId, UdpPacket<'a>)>, DropReason> {
+    /// Returns what opens datagrams, for many at a time.
+    #[must_use]
+    pub fn opener(&self) -> Opener<'_> {
         let Self { identity, peers, by_key, by_underlay, .. } = self;
-        let opened = open(identity, peers, by_key, (from, datagram), out, buffer);
-        opened.inspect_err(|_| begin(identity, peers, by_underlay, (from, datagram), out))
+        Opener { identity, peers, by_key, by_underlay, held: None }
     }
 
     /// Does what is due for every peer: handshakes, rekeys, keepalives. To be called about four times a second, and where
-    /// peers were added.
-    pub fn tick(&mut self, out: &mut Outbox) {
+    /// peers were added. Returns how many packets were given up because nobody answered ([`DropReason::Unanswered`]).
+    pub fn tick(&self, out: &mut Outbox) -> usize {
         self.identity.reset_rate_limit();
-        for _ in 0..GREETINGS {
-            let Some(mixed) = self.unmet.pop_first() else {
-                break;
-            };
+        let mut unmet = lock(&self.unmet);
+        for mixed in (0..GREETINGS).map_while(|_| unmet.pop_first()) {
             let index = self.by_key.get(&PublicKey::new(self.mixed(&PublicKey::new(mixed))));
-            if let Some(entry) = index.and_then(|index| self.peers.get_mut(*index as usize)?.as_mut()) {
-                entry.begin(&self.identity, out);
+            if let Some(entry) = index.and_then(|index| self.peers.get(*index as usize)?.as_ref()) {
+                lock(entry).begin(&self.identity, out);
             }
         }
-        for entry in self.peers.iter_mut().flatten() {
-            let Entry { peer, endpoint, .. } = entry;
+        drop(unmet);
+        let mut unanswered = 0;
+        for entry in self.peers.iter().flatten() {
+            let Entry { peer, endpoint, .. } = &mut *lock(entry);
             // A peer that cannot go on now is asked again at the next tick.
-            let _: Result<(), DropReason> = send(out, *endpoint, MIN_BUFFER, |buffer| peer.tick(buffer));
+            let _: Result<(), DropReason> =
+                send(out, *endpoint, MIN_BUFFER, |buffer| peer.tick(buffer, &mut unanswered));
         }
+        unanswered
     }
 
     /// Returns a key mixed with this node's, or one that was mixed as it was.
@@ -245,17 +240,18 @@ impl Tunnel {
             index.filter(|index| *index < MAX_PEERS).expect("a node has fewer than 2^24 peers")
         });
         let peer = Peer::new(config.public_key, index);
-        self.peers[index as usize] = Some(Entry { config, endpoint: config.underlay, is_owner: false, peer });
+        let entry = Entry { config, endpoint: config.underlay, is_owner: false, peer };
+        self.peers[index as usize] = Some(Mutex::new(entry));
         self.by_key.insert(config.public_key, index);
-        self.unmet.insert(self.mixed(&config.public_key));
+        lock(&self.unmet).insert(self.mixed(&config.public_key));
         index
     }
 }
 
-/// Seals packets for one peer.
+/// Seals packets for one peer, which is its own until it is dropped.
 #[derive(Debug)]
 pub struct Sealer<'a> {
-    entry: &'a mut Entry,
+    entry: MutexGuard<'a, Entry>,
     identity: &'a Identity,
 }
 
@@ -263,10 +259,108 @@ impl Sealer<'_> {
     /// Seals an IP packet.
     ///
     /// # Errors
-    /// Why it was dropped.
+    /// Why it was dropped; [`DropReason::QueueFull`] says that another was that waited for a handshake too.
     pub fn seal(&mut self, packet: &[u8], out: &mut Outbox) -> Result<(), DropReason> {
         let Entry { peer, endpoint, .. } = &mut *self.entry;
         send(out, *endpoint, packet.len() + OVERHEAD, |buffer| peer.seal(self.identity, packet, buffer))
+    }
+}
+
+/// Opens datagrams. The peer that the last was for is its own until another is needed, or it is dropped.
+pub struct Opener<'a> {
+    identity: &'a Identity,
+    peers: &'a [Option<Mutex<Entry>>],
+    by_key: &'a HashMap<PublicKey, u32>,
+    by_underlay: &'a HashMap<SocketAddr, u32>,
+    held: Option<(u32, MutexGuard<'a, Entry>)>,
+}
+
+impl fmt::Debug for Opener<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opener").field("held", &self.held).finish_non_exhaustive()
+    }
+}
+
+impl Opener<'_> {
+    /// Opens a datagram as [`Tunnel::open`] does, into a buffer of at least the datagram's length and 148 octets.
+    ///
+    /// # Errors
+    /// Why the datagram was dropped.
+    pub fn open<'b>(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        out: &mut Outbox,
+        buffer: &'b mut [u8],
+    ) -> Result<Option<(NodeId, UdpPacket<'b>)>, DropReason> {
+        let opened = self.open_known(from, datagram, out, buffer);
+        opened.inspect_err(|_| self.begin(from, datagram, out))
+    }
+
+    /// Begins a handshake with a peer that sends data of a session that is not there, as it does after this node was restarted:
+    /// it would notice by itself only after 15 s.
+    fn begin(&mut self, from: SocketAddr, datagram: &[u8], out: &mut Outbox) {
+        let identity = self.identity;
+        let peer = self.by_underlay.get(&from).filter(|_| datagram.first() == Some(&DATA));
+        if let Some(entry) = peer.and_then(|index| self.entry(*index)) {
+            entry.begin(identity, out);
+        }
+    }
+
+    fn entry(&mut self, index: u32) -> Option<&mut Entry> {
+        if self.held.as_ref().is_none_or(|(held, _)| *held != index) {
+            // First the one, then the other: who holds two may wait for somebody who waits for it.
+            self.held = None;
+            let entry = self.peers.get(index as usize)?.as_ref()?;
+            self.held = Some((index, lock(entry)));
+        }
+        self.held.as_mut().map(|(_, entry)| &mut **entry)
+    }
+
+    fn open_known<'b>(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        out: &mut Outbox,
+        buffer: &'b mut [u8],
+    ) -> Result<Option<(NodeId, UdpPacket<'b>)>, DropReason> {
+        if buffer.len() < MIN_BUFFER {
+            return Err(DropReason::NotWireGuard);
+        }
+        let identity = self.identity;
+        let (index, is_initiation) = match identity.addressee(from.ip(), datagram, buffer) {
+            Ok(Addressee::Index(index)) => (index, false),
+            Ok(Addressee::Key(key)) => (*self.by_key.get(&key).ok_or(DropReason::UnknownPeer)?, true),
+            Err(Ok(cookie)) => {
+                let cookie = &buffer[..cookie];
+                send(out, from, cookie.len(), |buffer| Ok(copy(cookie, buffer)))?;
+                return Ok(None);
+            }
+            Err(Err(reason)) => return Err(reason),
+        };
+        let entry = self.entry(index).ok_or(DropReason::UnknownPeer)?;
+        let step = entry.peer.open(identity, from.ip(), datagram, buffer)?;
+        // What is authentic and new says where the peer is. A cookie is not, nor is what is answered with one: who knows the
+        // public keys makes both. An initiation may be an old one; what its sender makes of the answer cannot be.
+        let is_authentic = !matches!(datagram, [INITIATION | COOKIE, ..]) && !matches!(step, Step::Send([COOKIE, ..]));
+        if is_authentic {
+            entry.endpoint = from;
+        }
+        if let Step::Send(reply) = &step {
+            send(out, from, reply.len(), |buffer| Ok(copy(reply, buffer)))?;
+        }
+        if entry.peer.has_waiting() && !is_initiation {
+            entry.flush(out)?;
+        }
+        let Step::Packet(packet) = step else {
+            return Ok(None);
+        };
+        let packet = UdpPacket::parse(packet).ok_or(DropReason::NotVxlan)?;
+        // The table has nothing but whole addresses, so this is what it says.
+        if !entry.is_owner || entry.config.tunnel_address != packet.source {
+            return Err(DropReason::TunnelSource);
+        }
+        Ok(Some((entry.config.node, packet)))
     }
 }
 
@@ -278,11 +372,11 @@ impl Entry {
         let _: Result<(), DropReason> = send(out, *endpoint, MIN_BUFFER, |buffer| peer.begin(identity, buffer));
     }
 
-    /// Sends what was queued while there was no session.
+    /// Sends what waited for a session.
     fn flush(&mut self, out: &mut Outbox) -> Result<(), DropReason> {
         let Self { peer, endpoint, .. } = self;
-        while peer.has_queued() {
-            send(out, *endpoint, MAX_DATAGRAM, |buffer| peer.next_queued(buffer))?;
+        while peer.has_waiting() {
+            send(out, *endpoint, MAX_DATAGRAM, |buffer| peer.next_waiting(buffer))?;
         }
         Ok(())
     }
@@ -295,65 +389,13 @@ fn forget(by_underlay: &mut HashMap<SocketAddr, u32>, underlay: SocketAddr, inde
     }
 }
 
-/// Begins a handshake with a peer that sends data of a session that is not there, as it does after this node was restarted:
-/// it would notice by itself only after 15 s.
-fn begin(
-    identity: &Identity,
-    peers: &mut [Option<Entry>],
-    by_underlay: &HashMap<SocketAddr, u32>,
-    (from, datagram): (SocketAddr, &[u8]),
-    out: &mut Outbox,
-) {
-    let peer = by_underlay.get(&from).filter(|_| datagram.first() == Some(&DATA));
-    if let Some(entry) = peer.and_then(|index| peers.get_mut(*index as usize)?.as_mut()) {
-        entry.begin(identity, out);
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn open<'a>(
-    identity: &Identity,
-    peers: &mut [Option<Entry>],
-    by_key: &HashMap<PublicKey, u32>,
-    (from, datagram): (SocketAddr, &[u8]),
-    out: &mut Outbox,
-    buffer: &'a mut [u8],
-) -> Result<Option<(NodeId, UdpPacket<'a>)>, DropReason> {
-    if buffer.len() < MIN_BUFFER {
-        return Err(DropReason::NotWireGuard);
-    }
-    let (index, is_initiation) = match identity.addressee(from.ip(), datagram, buffer) {
-        Ok(Addressee::Index(index)) => (index, false),
-        Ok(Addressee::Key(key)) => (*by_key.get(&key).ok_or(DropReason::UnknownPeer)?, true),
-        Err(Ok(cookie)) => {
-            let cookie = &buffer[..cookie];
-            send(out, from, cookie.len(), |buffer| Ok(copy(cookie, buffer)))?;
-            return Ok(None);
-        }
-        Err(Err(reason)) => return Err(reason),
-    };
-    let entry = peers.get_mut(index as usize).and_then(Option::as_mut).ok_or(DropReason::UnknownPeer)?;
-    let step = entry.peer.open(identity, from.ip(), datagram, buffer)?;
-    // What is authentic and new says where the peer is. A cookie is not, nor is what is answered with one: who knows the public
-    // keys makes both. An initiation may be an old one; what its sender makes of the answer cannot be.
-    let is_authentic = !matches!(datagram, [INITIATION | COOKIE, ..]) && !matches!(step, Step::Send([COOKIE, ..]));
-    if is_authentic {
-        entry.endpoint = from;
-    }
-    if let Step::Send(reply) = &step {
-        send(out, from, reply.len(), |buffer| Ok(copy(reply, buffer)))?;
-    }
-    if entry.peer.has_queued() && !is_initiation {
-        entry.flush(out)?;
-    }
-    let Step::Packet(packet) = step else {
-        return Ok(None);
-    };
-    let packet = UdpPacket::parse(packet).ok_or(DropReason::NotVxlan)?;
-    // The table has nothing but whole addresses, so this is what it says.
-    if !entry.is_owner || entry.config.tunnel_address != packet.source {
-        return Err(DropReason::TunnelSource);
-    }
-    Ok(Some((entry.config.node, packet)))
+fn entry_mut(peers: &mut [Option<Mutex<Entry>>], index: u32) -> Option<&mut Entry> {
+    let entry = peers.get_mut(index as usize)?.as_mut()?;
+    Some(entry.get_mut().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Appends what a step wants to send.

@@ -15,7 +15,7 @@ const SIZE: usize = 64;
 
 const SOCKET_BUFFER: usize = 8 << 20;
 
-/// Counts datagrams for a time.
+/// Counts datagrams for a time, or until none came for a while.
 pub(crate) fn sink(port: u16, time: Duration) -> io::Result<Value> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
     setsockopt(&socket, sockopt::RcvBufForce, &SOCKET_BUFFER)?;
@@ -27,6 +27,7 @@ pub(crate) fn sink(port: u16, time: Duration) -> io::Result<Value> {
         let mut slices: Vec<_> = buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
         match recvmmsg(socket.as_raw_fd(), &mut headers, slices.iter_mut(), MsgFlags::MSG_WAITFORONE, None) {
             Ok(messages) => received += messages.count() as u64,
+            Err(nix::errno::Errno::EAGAIN) if received > 0 => break,
             Err(nix::errno::Errno::EAGAIN) => {}
             Err(error) => return Err(error.into()),
         }

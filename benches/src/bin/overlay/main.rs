@@ -12,6 +12,7 @@ mod table;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -49,6 +50,9 @@ struct Options {
     /// The congestion control of TCP, instead of the machine's own: cubic, bbr.
     #[arg(long)]
     congestion: Option<String>,
+    /// How many threads carry packets in each node of ours that runs in user space.
+    #[arg(long, default_value = "1")]
+    threads: NonZeroUsize,
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -71,8 +75,10 @@ enum Part {
         kernel: bool,
         #[arg(long, default_value_t = 0)]
         idle: u16,
+        #[arg(long, default_value = "1")]
+        threads: NonZeroUsize,
     },
-    /// Counts datagrams.
+    /// Counts datagrams until there are none any more.
     Sink { port: u16, seconds: f64 },
     /// Sends datagrams.
     Blast { to: SocketAddrV4, seconds: f64, rate: Option<f64> },
@@ -97,7 +103,7 @@ fn main() -> Result<(), Error> {
     };
     let time = |seconds: &f64| Duration::from_secs_f64(*seconds);
     let said = match part {
-        Part::Node { n, namespace, client_seconds, bridge, kernel, idle } => {
+        Part::Node { n, namespace, client_seconds, bridge, kernel, idle, threads } => {
             let role = match (namespace, client_seconds) {
                 (Some(namespace), _) if *bridge => Role::Bridge(namespace.clone()),
                 (Some(namespace), _) if *kernel => Role::Kernel(namespace.clone()),
@@ -105,7 +111,7 @@ fn main() -> Result<(), Error> {
                 (None, Some(seconds)) => Role::Client(Duration::from_secs(*seconds)),
                 (None, None) => Role::Server,
             };
-            tokio::runtime::Runtime::new()?.block_on(node::run(*n, role, *idle))?
+            tokio::runtime::Runtime::new()?.block_on(node::run(*n, role, *idle, *threads))?
         }
         Part::Sink { port, seconds } => load::sink(*port, time(seconds))?,
         Part::Blast { to, seconds, rate } => load::blast(*to, time(seconds), *rate)?,
@@ -158,7 +164,7 @@ fn harness(options: &Options) -> Result<(), Error> {
 
 fn measure(system: System, options: &Options, scratch: &std::path::Path) -> Result<Figures, Error> {
     let namespaces = Namespaces::new(options.link, options.congestion.as_deref())?;
-    let running = system.start(&namespaces, scratch)?;
+    let running = system.start(&namespaces, scratch, options.threads)?;
     let mut figures = Figures::new();
     if system == System::InProcess {
         let mut client = namespaces.command("node0", &systems::this_program()?);
@@ -255,7 +261,7 @@ fn tcp(
 
 /// Blasts datagrams and returns how many a second were sent and arrived.
 fn blast(namespaces: &Namespaces, running: &Running, seconds: f64, rate: Option<f64>) -> Result<(f64, f64), Error> {
-    let sink = (seconds + 1.5).to_string();
+    let sink = (seconds + 2.0).to_string();
     let (received, sent) = pair(namespaces, running, &["sink", PORT, &sink], |to| {
         ["blast".into(), to, seconds.to_string()].into_iter().chain(rate.map(|rate| rate.to_string())).collect()
     })?;
@@ -263,22 +269,29 @@ fn blast(namespaces: &Namespaces, running: &Running, seconds: f64, rate: Option<
     Ok((number(&sent["sent"]) / seconds, number(&received["received"]) / seconds))
 }
 
-/// Returns the largest of some rates at which less than one datagram of a hundred is lost.
+/// Returns how many datagrams a second arrive at the greatest rate at which less than one of a hundred is lost: the rate is doubled
+/// until it is too great, and what lies between is halved until it is known to 5 %.
 fn lossless(namespaces: &Namespaces, running: &Running) -> Result<f64, Error> {
-    let mut best = 0.0;
-    for rate in [20e3, 40e3, 60e3, 80e3, 100e3, 130e3, 160e3, 200e3, 250e3] {
-        let mut is_lossless = false;
+    let arrives = |rate: f64| -> Result<Option<f64>, Error> {
         // Once more where it failed: the machine may have been busy with something else.
         for _ in 0..2 {
-            let (sent, received) = blast(namespaces, running, 1.0, Some(rate))?;
-            is_lossless = sent > 0.9 * rate && received >= 0.99 * sent;
-            if is_lossless {
-                best = f64::max(best, received);
-                break;
+            let (sent, received) = blast(namespaces, running, 0.5, Some(rate))?;
+            if sent > 0.95 * rate && received >= 0.99 * sent {
+                return Ok(Some(received));
             }
         }
-        if !is_lossless {
-            break;
+        Ok(None)
+    };
+    let (mut best, mut rate) = (0.0, 25e3);
+    while let Some(received) = arrives(rate)? {
+        (best, rate) = (received, rate * 2.0);
+    }
+    let (mut good, mut bad) = (rate / 2.0, rate);
+    while bad / good > 1.05 {
+        let middle = (good * bad).sqrt();
+        match arrives(middle)? {
+            Some(received) => (best, good) = (received, middle),
+            None => bad = middle,
         }
     }
     Ok(best)

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -76,13 +77,14 @@ fn key(n: u16) -> PrivateKey {
 }
 
 /// Runs node 0 or 1.
-pub(crate) async fn run(n: u16, role: Role, idle: u16) -> Result<Value, Error> {
+pub(crate) async fn run(n: u16, role: Role, idle: u16, threads: NonZeroUsize) -> Result<Value, Error> {
     let id = u128::from(n) + 1;
     let listen = SocketAddr::from((UNDERLAY[usize::from(n)], 51820));
     if let Role::Kernel(namespace) = role {
         return kernel(n, listen, namespace, idle).await;
     }
-    let backend = UserspaceBackend::builder(NodeId::from_u128(id)).listen(listen).private_key(key(n)).build().await?;
+    let builder = UserspaceBackend::builder(NodeId::from_u128(id)).listen(listen).private_key(key(n));
+    let backend = builder.threads(threads).build().await?;
     backend.apply(&state(idle)?.node_plan(NodeId::from_u128(id))).await.into_result()?;
     let container = ContainerId::from_u128(id);
     let is_bridge = matches!(role, Role::Bridge(_));

@@ -1,5 +1,6 @@
 //! The systems that are measured, and how each is set up between two namespaces.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -72,7 +73,12 @@ impl System {
     }
 
     /// Sets it up between the nodes.
-    pub(crate) fn start(self, namespaces: &Namespaces, scratch: &Path) -> Result<Running, Error> {
+    pub(crate) fn start(
+        self,
+        namespaces: &Namespaces,
+        scratch: &Path,
+        threads_of_ours: NonZeroUsize,
+    ) -> Result<Running, Error> {
         let mut running =
             Running { client: "node0", server: "node1", address: "10.0.99.2".into(), daemons: Vec::new() };
         match self {
@@ -104,7 +110,7 @@ impl System {
                     let namespace = format!("/run/netns/{}", namespaces.name(&format!("cont{n}")));
                     command.args(["node", &n.to_string(), "--namespace", &namespace]);
                     if let Self::Userspace { idle } = self {
-                        command.args(["--idle", &idle.to_string()]);
+                        command.args(["--idle", &idle.to_string(), "--threads", &threads_of_ours.to_string()]);
                     } else {
                         command.arg("--kernel");
                     }
@@ -119,6 +125,7 @@ impl System {
                     let mut command = namespaces.command(&node, &this_program()?);
                     let namespace = format!("/run/netns/{}", namespaces.name(&node));
                     command.args(["node", &n.to_string(), "--namespace", &namespace, "--bridge"]);
+                    command.args(["--threads", &threads_of_ours.to_string()]);
                     running.daemons.push(Daemon::start_and_wait(command)?);
                     let (inside, me, other) = (namespaces.name(&container), n + 1, 2 - n);
                     namespaces.sh(

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use pn_core::{ContainerId, NetworkId};
 use pn_overlay::packet::{ETHERNET_LEN, EthernetFrame, IpPacket, UDP, UdpDatagram, udp_reply};
-use pn_overlay::{DropReason, Route};
+use pn_overlay::{DropReason, Opener, Route};
 
-use super::{Attached, Driver};
+use super::{Attached, Driver, crew};
 use crate::offload::{Segments, VirtioHeader, complete_checksum};
 use crate::port::{DNS_PORT, Owner, PortInner};
 use crate::tap::Direction;
@@ -55,18 +55,24 @@ impl Driver {
         for _ in 0..BATCHES {
             // An error is an ICMP message that some earlier datagram caused; the next call takes the next datagrams.
             let (count, more) = self.underlay.receive().unwrap_or((0, true));
+            let tunnel = Arc::clone(&self.tunnel);
+            let tunnel = crew::read(&tunnel);
+            let mut opener = tunnel.opener();
             for message in 0..count {
                 let (received, _) = self.underlay.message(message);
                 let mut start = 0;
                 // An empty message is an empty datagram.
                 while start < received.len.max(1) {
                     let end = start + received.segment.max(1);
-                    if let Err(reason) = self.open(received.from, message, start..end.min(received.len)) {
+                    let datagram = start..end.min(received.len);
+                    if let Err(reason) = self.open(&mut opener, received.from, message, datagram) {
                         self.shared.drops.count(reason);
                     }
                     start = end;
                 }
             }
+            drop(opener);
+            drop(tunnel);
             self.write_merged();
             if !more {
                 return;
@@ -74,7 +80,13 @@ impl Driver {
         }
     }
 
-    fn open(&mut self, from: SocketAddr, message: usize, datagram: Range<usize>) -> Result<(), DropReason> {
+    fn open(
+        &mut self,
+        opener: &mut Opener<'_>,
+        from: SocketAddr,
+        message: usize,
+        datagram: Range<usize>,
+    ) -> Result<(), DropReason> {
         if self.opened.len() - self.opened_to < datagram.len().max(MIN_BUFFER) {
             self.write_merged();
         }
@@ -84,7 +96,7 @@ impl Driver {
         }
         let buffer = &mut self.opened[self.opened_to..];
         let base = buffer.as_ptr().addr();
-        let opened = self.tunnel.open_in(from, datagram, &mut self.outbox, buffer)?;
+        let opened = opener.open(from, datagram, &mut self.outbox, buffer)?;
         let Some((node, packet)) = opened else {
             return Ok(());
         };
@@ -122,18 +134,23 @@ impl Driver {
     }
 
     /// Gives a packet to a container or resolver of this node.
-    fn deliver(&mut self, network: NetworkId, to: Owner, packet: Vec<u8>) -> Result<(), DropReason> {
+    pub(super) fn deliver(&mut self, network: NetworkId, to: Owner, packet: Vec<u8>) -> Result<(), DropReason> {
         if let Owner::Container(container) = to
             && let Some(place) = place_of(&self.tun_of, &self.tap_of, network, container)
         {
             return write(&self.tuns, place, VirtioHeader::default().emit(false), &packet, [].into_iter());
         }
+        let packet = match self.hand_over(network, to, packet) {
+            Ok(result) => return result,
+            Err(packet) => packet,
+        };
         let stack = self.stacks.get(&to).ok_or(DropReason::UnknownDestination)?;
-        let taken = stack.lock().ingress(packet, self.epoch.elapsed());
+        let dropped = stack.lock().ingress(packet, self.epoch.elapsed());
         if !stack.is_queued.swap(true, Ordering::AcqRel) {
             self.due.push_back(Arc::clone(stack));
         }
-        if taken { Ok(()) } else { Err(DropReason::QueueFull) }
+        (0..dropped).for_each(|_| self.shared.drops.count(DropReason::QueueFull));
+        Ok(())
     }
 
     /// Takes packets that a container's interface sends.
@@ -204,10 +221,18 @@ impl Driver {
         };
         match route {
             Route::Tunnel(wrap) => {
-                let mut sealer = self.tunnel.sealer(wrap.via())?;
+                let tunnel = Arc::clone(&self.tunnel);
+                let tunnel = crew::read(&tunnel);
+                let mut sealer = tunnel.sealer(wrap.via())?;
                 while let Some(piece) = pieces.next(&mut self.packet) {
                     let start = wrap.write(&mut self.packet[..piece.end], piece.start);
-                    sealer.seal(&self.packet[start..piece.end], &mut self.outbox)?;
+                    if let Err(reason) = sealer.seal(&self.packet[start..piece.end], &mut self.outbox) {
+                        self.shared.drops.count(reason);
+                    }
+                }
+                if self.outbox.octets() >= FLUSH {
+                    // Before another thread seals for that peer: what comes much later than that is taken for a replay.
+                    self.flush();
                 }
                 Ok(())
             }
@@ -295,7 +320,7 @@ impl Driver {
                 self.buffer.resize(wrap.len(), 0);
                 self.buffer.extend_from_slice(parsed.octets());
                 wrap.write(&mut self.buffer, wrap.len());
-                self.tunnel.seal(wrap.via(), &self.buffer, &mut self.outbox).map(|()| 1)
+                crew::read(&self.tunnel).seal(wrap.via(), &self.buffer, &mut self.outbox).map(|()| 1)
             }
             Ok(Route::Local(to)) => self.deliver(from.network, Owner::Container(to), packet).map(|()| 1),
             Ok(Route::Resolver) => match self.answer(from.network, &parsed) {

@@ -10,9 +10,10 @@ use pn_core::{
 };
 use pn_overlay::peer::OVERHEAD;
 use pn_overlay::vtep::MAX_OVERHEAD;
-use pn_overlay::{Admitted, PeerConfig, Vtep, reconcile};
+use pn_overlay::{PeerConfig, Vtep, reconcile};
 use rustix::event::epoll::{self, EventData, EventFlags};
 
+use super::crew::{self, Share};
 use super::{ATTACHED, Attached, Driver, FIRST_TUN, REMOVED};
 use crate::netstack::{Addresses, Netstack};
 use crate::port::{DNS_PORT, Owner, Port, PortInner};
@@ -37,7 +38,8 @@ impl Driver {
         }
         let peer =
             |config: PeerConfig| ObservedPeer { underlay: config.underlay, tunnel_address: config.tunnel_address };
-        let peers = self.tunnel.peers().map(|status| (status.config.public_key, peer(status.config)));
+        let tunnel = crew::read(&self.tunnel);
+        let peers = tunnel.peers().map(|status| (status.config.public_key, peer(status.config)));
         observed.peers = peers.collect();
         observed
     }
@@ -60,8 +62,8 @@ impl Driver {
         } else if plan.generation < applied {
             Some(BackendError::superseded(plan.generation, applied))
         } else {
-            plan.host.as_deref().filter(|host| host.public_key != self.tunnel.public_key()).map(|host| {
-                let ours = self.tunnel.public_key();
+            let ours = crew::read(&self.tunnel).public_key();
+            plan.host.as_deref().filter(|host| host.public_key != ours).map(|host| {
                 let object = format!("a plan with public key {} for this node: it has {ours}", host.public_key);
                 BackendError::new(ErrorKind::WrongNode, "apply", object)
             })
@@ -83,28 +85,29 @@ impl Driver {
         }
         self.set_peers(&plan);
         self.set_stacks(&plan);
-        self.vtep = Vtep::new(plan);
-        self.admitted = Admitted::default();
-        self.tuns.iter_mut().flatten().for_each(|attached| attached.last = None);
+        self.set_vtep(Vtep::new(plan));
+        self.crew.share(core::iter::repeat_with(|| Share::Plan(self.vtep.clone())));
         report
     }
 
     fn set_peers(&mut self, plan: &NodePlan) {
+        let now = self.now();
+        let mut tunnel = crew::write(&self.tunnel);
         for node in plan.peers.values() {
-            let is_new = self.tunnel.set_peer(PeerConfig {
+            let is_new = tunnel.set_peer(PeerConfig {
                 node: node.id,
                 public_key: node.public_key,
                 underlay: node.underlay,
                 tunnel_address: node.tunnel_address,
             });
             if is_new {
-                self.next_tick = self.now();
+                self.next_tick = now;
             }
         }
         let wanted: BTreeSet<_> = plan.peers.values().map(|node| node.public_key).collect();
-        let gone: Vec<_> = self.tunnel.peers().map(|status| status.config.public_key).collect();
+        let gone: Vec<_> = tunnel.peers().map(|status| status.config.public_key).collect();
         for key in gone.iter().filter(|key| !wanted.contains(*key)) {
-            self.tunnel.remove_peer(key);
+            tunnel.remove_peer(key);
         }
     }
 
@@ -193,8 +196,8 @@ impl Driver {
         let place = self.place(&tun).map_err(|error| failed(ErrorKind::Io).with_source(error))?;
         self.remove_interface(container);
         self.remove_stack(Owner::Container(container), ATTACHED);
-        self.tuns[place] = Some(Attached { container: Some(container), network, tun, last: None });
         self.tun_of.insert(container, place);
+        self.put(place, Some(container), network, tun);
         Ok(())
     }
 
@@ -206,6 +209,24 @@ impl Driver {
         });
         epoll::add(&self.epoll, tun, EventData::new_u64(place as u64 + FIRST_TUN), EventFlags::IN)?;
         Ok(place)
+    }
+
+    /// Puts an interface at its place, and gives the other threads their queues of it.
+    fn put(&mut self, place: usize, container: Option<ContainerId>, network: NetworkId, mut tun: Tun) {
+        let attached = |tun| Attached { container, network, tun, last: None };
+        let queues = tun.take_queues();
+        self.tuns[place] = Some(attached(tun));
+        self.crew.share(queues.map(|queue| Share::Interface(place, attached(queue))));
+    }
+
+    /// Takes what is at a place away, from every thread, and returns whether there was something.
+    fn clear(&mut self, place: Option<usize>) -> bool {
+        self.last_tun = None;
+        let Some(place) = place else {
+            return false;
+        };
+        self.crew.share(core::iter::repeat_with(|| Share::NoInterface(place)));
+        self.tuns.get_mut(place).is_some_and(|attached| attached.take().is_some())
     }
 
     /// Returns what the interface of a network on this node is to be.
@@ -221,8 +242,8 @@ impl Driver {
         }
         let place = self.place(&tun).map_err(|error| failed(ErrorKind::Io).with_source(error))?;
         self.remove_network_interface(network);
-        self.tuns[place] = Some(Attached { container: None, network, tun, last: None });
         self.tap_of.insert(network, place);
+        self.put(place, None, network, tun);
         let plan = self.vtep.plan().clone();
         self.set_stacks(&plan);
         Ok(())
@@ -236,9 +257,8 @@ impl Driver {
     }
 
     fn remove_network_interface(&mut self, network: NetworkId) -> bool {
-        self.last_tun = None;
         let place = self.tap_of.remove(&network);
-        place.and_then(|place| self.tuns.get_mut(place)).is_some_and(|attached| attached.take().is_some())
+        self.clear(place)
     }
 
     /// Removes an interface, whosever it is.
@@ -285,9 +305,8 @@ impl Driver {
 
     /// Removes a container's interface.
     pub(super) fn remove_interface(&mut self, container: ContainerId) -> bool {
-        self.last_tun = None;
         let place = self.tun_of.remove(&container);
-        place.and_then(|place| self.tuns.get_mut(place)).is_some_and(|attached| attached.take().is_some())
+        self.clear(place)
     }
 
     fn add_stack(&mut self, owner: Owner, network: NetworkId, addresses: Addresses, resolver: Ipv4Addr, mtu: u16) {

@@ -68,10 +68,10 @@ impl Wire {
         let is_reset = |packet: &&Vec<u8>| packet[9] == 6 && packet[33] & 4 != 0;
         self.resets += from_a.iter().chain(&from_b).filter(is_reset).count();
         for packet in from_a {
-            assert!(self.b.ingress(packet, self.now));
+            assert_eq!(self.b.ingress(packet, self.now), 0);
         }
         for packet in from_b {
-            assert!(self.a.ingress(packet, self.now));
+            assert_eq!(self.a.ingress(packet, self.now), 0);
         }
     }
 
@@ -346,7 +346,29 @@ fn a_datagram_of_ipv6_without_a_checksum_is_void() {
         let mut packet = vec![0; 48];
         let len = UdpPacket::write_headers(&mut packet, (from, 7), (to, port), 0);
         packet.truncate(len);
-        assert!(stack.ingress(packet, Duration::ZERO));
+        assert_eq!(stack.ingress(packet, Duration::ZERO), 0);
         assert_eq!(stack.receive_udp(port).unwrap().is_some(), arrives);
     }
+}
+
+#[test]
+fn who_floods_a_socket_takes_nothing_from_who_sends_little() {
+    let mut wire = Wire::new();
+    let (port, _) = wire.b.bind_udp(7).unwrap();
+    let (mut sent, mut dropped) = (0, 0);
+    for n in 0..20_000u32 {
+        let is_slow = n % 200 == 0;
+        sent += u32::from(is_slow);
+        let mut packet = vec![0; 28 + 4];
+        let from = (wire.a.addresses().v4.into(), if is_slow { 8 } else { 9 });
+        UdpPacket::write_headers(&mut packet, from, (wire.b.addresses().v4.into(), port), 4);
+        packet[28..].copy_from_slice(&n.to_be_bytes());
+        dropped += wire.b.ingress(packet, wire.now);
+    }
+    let received = core::iter::from_fn(|| wire.b.receive_udp(port).unwrap());
+    let received: Vec<_> = received.map(|(from, payload)| (from.port(), payload)).collect();
+    assert_eq!(received.len() + dropped, 20_000);
+    assert!(dropped > 10_000, "{dropped}");
+    assert!(received.is_sorted_by_key(|(_, payload)| payload));
+    assert_eq!(received.iter().filter(|(from, _)| *from == 8).count() as u32, sent);
 }

@@ -28,7 +28,7 @@ fn short_buffers_are_refused_before_boringtun_panics() {
     for len in [0, 31, 147] {
         assert!(peer.seal(&identity, &[0; 20], &mut vec![0; len]).is_err());
         assert!(peer.begin(&identity, &mut vec![0; len]).is_err());
-        assert!(peer.tick(&mut vec![0; len]).is_err());
+        assert!(peer.tick(&mut vec![0; len], &mut 0).is_err());
     }
     assert!(peer.seal(&identity, &[0; 1400], &mut [0; 1400]).is_err());
     assert!(peer.open(&identity, IpAddr::from([127, 0, 0, 1]), &[4; 200], &mut [0; 199]).is_err());
@@ -47,7 +47,7 @@ fn a_handshake_that_nothing_waits_for_is_given_up() {
         }
         for _ in 0..PATIENCE {
             assert!(peer.tunn.is_some());
-            peer.tick(&mut buffer).unwrap();
+            peer.tick(&mut buffer, &mut 0).unwrap();
         }
         assert_eq!(peer.tunn.is_some(), has_packet);
     }

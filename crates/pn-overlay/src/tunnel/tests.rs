@@ -378,3 +378,24 @@ fn a_cookie_moves_nobody() {
     assert_eq!(a.open(&elsewhere, &cookie), Ok(None));
     assert_eq!(endpoint(&a), b.config.underlay);
 }
+
+#[test]
+fn a_flow_that_floods_a_peer_without_a_session_takes_nothing_from_others() {
+    let (mut a, mut b) = pair();
+    let (mut dropped, mut slow) = (0, Vec::new());
+    for n in 0..10_000u32 {
+        let is_slow = n % 500 == 0;
+        let mut packet = packet(1, 2, &n.to_be_bytes());
+        // Ports tell flows of UDP apart; where it is VXLAN, those inside do.
+        packet[20..24].copy_from_slice(&[0, if is_slow { 8 } else { 7 }, 0, 9]);
+        dropped += usize::from(a.tunnel.seal(tunnel_address(2), &packet, &mut a.out) == Err(DropReason::QueueFull));
+        if is_slow {
+            slow.push(n);
+        }
+    }
+    let arrived: Vec<_> = settle(&mut a, &mut b).1;
+    let arrived: Vec<u32> = arrived.iter().map(|payload| u32::from_be_bytes(payload[..].try_into().unwrap())).collect();
+    assert_eq!((arrived.len(), dropped), (256, 10_000 - 256), "each of the others was counted");
+    assert!(arrived.is_sorted() && arrived.last() == Some(&9_999), "in order, and the latest");
+    assert!(slow.iter().all(|n| arrived.contains(n)), "{arrived:?}");
+}

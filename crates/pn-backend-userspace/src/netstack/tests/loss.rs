@@ -39,7 +39,7 @@ impl LossyWire {
         for (stack, packets) in self.stacks.iter_mut().zip(&mut self.on_their_way) {
             while packets.front().is_some_and(|(at, _)| *at <= self.now) {
                 let (_, packet) = packets.pop_front().expect("there is one");
-                assert!(stack.ingress(packet, self.now));
+                assert_eq!(stack.ingress(packet, self.now), 0);
             }
         }
     }
