@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Boots Debian's cloud kernel, which has WireGuard, in QEMU without KVM, and runs the tests of pn-backend-linux that need it.
+# Boots Debian's cloud kernel, which has WireGuard, in QEMU without KVM: first with one module after the other missing, each of which
+# pn-backend-linux has to tell, and then runs the tests of it that need WireGuard.
 # Nothing but this machine's own programs and one package is in the virtual machine. Needs root on Debian for its packages:
 # qemu-system-x86 busybox-static cpio kmod iproute2 iputils-ping nftables wireguard-tools.
 set -euo pipefail
@@ -37,18 +38,39 @@ for file in "$root"/bin/{test,ip,nft,ping,wg,dash}; do
         mkdir -p "$root$(dirname "$library")" && cp -Lu "$library" "$root$library"
     done
 done
-wanted=(wireguard veth vxlan bridge tun nf_tables nft_objref nft_meta_bridge ipv6 af_packet)
+# What brings in each module, in an order in which each is missed before it comes.
+wanted=(bridge vxlan veth nf_tables nft_objref nft_meta_bridge tun wireguard ipv6 af_packet)
+loaded=" "
 for module in "${wanted[@]}"; do
-    modprobe -d "$cache" -S "$release" --show-depends "$module" 2>/dev/null || true
-done | sed -n 's/^insmod //p' | awk '!seen[$1]++ { print $1 }' >"$work/modules"
-while read -r module; do cp "$module" "$root/modules/" && echo "insmod /modules/${module##*/}"; done <"$work/modules" >"$root/load"
+    modprobe -d "$cache" -S "$release" --show-depends "$module" 2>/dev/null | sed -n 's/^insmod //p' >"$work/modules" || true
+    while read -r file; do
+        [[ $loaded != *" $file "* ]] || continue
+        loaded+="$file "
+        cp "$file" "$root/modules/" && echo "insmod /modules/${file##*/}"
+    done <"$work/modules" >"$root/modules/$module.load"
+done
 
 cat >"$root/init" <<'INIT'
 #!/bin/sh
 export PATH=/bin:/sbin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mount -t tmpfs run /run; mount -t tmpfs tmp /tmp
-. /load
-[ -e /dev/net/tun ] || { mkdir -p /dev/net; mknod /dev/net/tun c 10 200; }
+# What the kernel lacks is told with what to do about it, as long as it lacks it.
+missing=0
+lacks() {
+    said=$(/bin/test --ignored --exact --nocapture missing::says_why_it_does_not_start 2>&1)
+    case $said in
+    *Unsupported*"$2"*) echo "without $1: $(echo "$said" | grep Unsupported)" ;;
+    *) echo "without $1: not told: $said" && missing=1 ;;
+    esac
+}
+lacks bridge "modprobe bridge"; . /modules/bridge.load
+lacks vxlan "modprobe vxlan"; . /modules/vxlan.load
+lacks veth "modprobe veth"; . /modules/veth.load
+lacks nf_tables "modprobe nf_tables"; . /modules/nf_tables.load
+lacks nft_objref "modprobe -a nft_objref nft_meta_bridge"; . /modules/nft_objref.load; . /modules/nft_meta_bridge.load
+lacks tun "/dev/net/tun: the kernel needs its module, modprobe tun"; . /modules/tun.load
+for module in wireguard ipv6 af_packet; do . /modules/$module.load; done
+echo "what was missing was told with $missing"
 ip link set lo up
 PN_REQUIRE_ROOT=1 PN_REQUIRE_WIREGUARD=1 RUST_BACKTRACE=1 /bin/test --nocapture --test-threads 1 wireguard:: keys:: mtu::m5_full_packets_pass_over_ip
 echo "the tests ended with $?"
@@ -58,5 +80,6 @@ chmod +x "$root/init"
 (cd "$root" && find . | cpio -o -H newc --quiet | gzip -1) >"$work/initrd"
 timeout 240 qemu-system-x86_64 -accel tcg -cpu max -M pc -m 768 -nographic -no-reboot \
     -kernel "$kernel" -initrd "$work/initrd" -append "console=ttyS0 panic=-1 quiet mitigations=off" </dev/null | tee "$work/log"
+grep -q "what was missing was told with 0" "$work/log"
 grep -q "the tests ended with 0" "$work/log"
 echo "the kernel's WireGuard was exercised on $release"

@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pn_core::backend::{Observed, OverlayBackend};
@@ -22,6 +23,7 @@ use tokio::sync::oneshot;
 
 use crate::encryptor::Encryptor;
 use crate::firewall::Nft;
+use crate::memory::Memory;
 use crate::netns::Namespaces;
 use crate::probe::{self, Features};
 use crate::tunnel::Engine;
@@ -44,6 +46,7 @@ pub struct LinuxBackend {
     public_key: PublicKey,
     tunnel: TunnelKind,
     drops: Arc<DropCounters>,
+    limits: Limits,
 }
 
 /// Who encrypts.
@@ -80,6 +83,7 @@ pub struct Builder {
     namespace: Option<PathBuf>,
     tunnel: Option<TunnelKind>,
     nft: PathBuf,
+    believed: Duration,
 }
 
 impl Builder {
@@ -132,6 +136,13 @@ impl Builder {
         self
     }
 
+    /// Sets how long what was read of containers' namespaces is believed while newer plans are applied: 10 s unless it is set.
+    /// Zero has every plan read them all. A plan that is applied again, and [`observe`](OverlayBackend::observe), always do.
+    pub const fn believe_for(mut self, time: Duration) -> Self {
+        self.believed = time;
+        self
+    }
+
     /// Starts the thread, and checks what the machine can do before anything depends on it.
     ///
     /// # Errors
@@ -160,8 +171,11 @@ impl Builder {
         thread.map_err(|source| error("start the thread of", format!("node {node}"), source))?;
         let closed = |_| BackendError::new(ErrorKind::Closed, "start", format!("node {node}"));
         let started = started.await.map_err(closed)??;
-        let Started { local_addr, public_key, tunnel, drops } = started;
-        Ok(LinuxBackend { node, commands, local_addr, public_key, tunnel, drops })
+        let Started { local_addr, public_key, tunnel, drops, limits } = started;
+        tracing::info!(
+            %node, ?tunnel, containers_of_a_network = limits.bridge_ports, neighbours = limits.neighbours, "started"
+        );
+        Ok(LinuxBackend { node, commands, local_addr, public_key, tunnel, drops, limits })
     }
 
     /// Does what has to be done on the thread itself.
@@ -169,8 +183,18 @@ impl Builder {
         let object = format!("node {}", self.node);
         let directory = self.directory.join(self.node.to_string());
         let denied = |operation, source: io::Error| {
-            let needed = if source.kind() == io::ErrorKind::PermissionDenied { NEEDED } else { "" };
-            error(operation, format!("{object}{needed}"), source)
+            let is = |kind| source.kind() == kind;
+            let remedy = if is(io::ErrorKind::PermissionDenied) {
+                NEEDED
+            } else if is(io::ErrorKind::StorageFull) {
+                // What `unshare` says at the limit.
+                ": raise the limit, sysctl user.max_net_namespaces"
+            } else if is(io::ErrorKind::InvalidInput) {
+                ": the kernel has to be built with CONFIG_NET_NS"
+            } else {
+                ""
+            };
+            error(operation, format!("{object}{remedy}"), source)
         };
         let namespaces = Namespaces::new(directory, self.namespace.as_deref())
             .map_err(|source| denied("enter the network namespace of", source))?;
@@ -192,6 +216,9 @@ impl Builder {
                 return Err(BackendError::new(ErrorKind::Unsupported, "encrypt on", object));
             }
         };
+        if kind == TunnelKind::UserSpace {
+            features.tun.clone()?;
+        }
         let bind = |source| error("bind", format!("underlay address {}", self.listen), source);
         let (local_addr, encryptor) = match kind {
             TunnelKind::Kernel => {
@@ -223,12 +250,14 @@ impl Builder {
             resolver: self.resolver,
             other_names: self.other_names,
             runtime,
-            limits: Limits::default(),
+            limits: features.limits,
             applied: Generation::ZERO,
+            wanted: None,
+            memory: Memory::new(self.believed),
             filters: BTreeMap::new(),
             servers: BTreeMap::new(),
         };
-        Ok((worker, Started { local_addr, public_key, tunnel: kind, drops }))
+        Ok((worker, Started { local_addr, public_key, tunnel: kind, drops, limits: features.limits }))
     }
 }
 
@@ -238,6 +267,7 @@ struct Started {
     public_key: PublicKey,
     tunnel: TunnelKind,
     drops: Arc<DropCounters>,
+    limits: Limits,
 }
 
 fn random() -> Result<[u8; 32], BackendError> {
@@ -261,7 +291,10 @@ fn into_tokio(socket: std::net::UdpSocket, runtime: &Handle) -> io::Result<UdpSo
 const SOCKET_BUFFER: usize = 4 << 20;
 
 /// What to do where something is denied.
-const NEEDED: &str = ", which needs CAP_SYS_ADMIN and CAP_NET_ADMIN";
+pub(crate) const NEEDED: &str = ", which needs CAP_SYS_ADMIN and CAP_NET_ADMIN";
+
+/// How long it is believed what containers' namespaces hold, unless something else is said.
+const BELIEVED: Duration = Duration::from_secs(10);
 
 /// Where namespaces are kept unless something else is said.
 const DIRECTORY: &str = "/run/private-networks";
@@ -273,7 +306,18 @@ impl LinuxBackend {
         let directory = PathBuf::from(DIRECTORY);
         let nft = PathBuf::from("nft");
         let (private_key, resolver, other_names) = (None, None, None);
-        Builder { node, listen, private_key, resolver, other_names, directory, namespace: None, tunnel: None, nft }
+        Builder {
+            node,
+            listen,
+            private_key,
+            resolver,
+            other_names,
+            directory,
+            namespace: None,
+            tunnel: None,
+            nft,
+            believed: BELIEVED,
+        }
     }
 
     /// Returns the underlay address it receives on.
@@ -292,6 +336,14 @@ impl LinuxBackend {
     #[must_use]
     pub const fn tunnel(&self) -> TunnelKind {
         self.tunnel
+    }
+
+    /// Returns how much the kernel holds: what it said of neighbours at the start (`gc_thresh3`), and how many containers of one
+    /// network its bridges have ports for, which it tells nobody (`BR_MAX_PORTS` in Linux's net/bridge/br_private.h). A
+    /// network with more of them is refused.
+    #[must_use]
+    pub const fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Returns how many packets the tunnel in this process dropped, and why; of those that the kernel dropped,

@@ -25,6 +25,7 @@ pub(crate) struct Executor<'a> {
     /// Which node has a key.
     pub(crate) nodes: &'a BTreeMap<PublicKey, NodeId>,
     sockets: BTreeMap<Place, Netlink>,
+    /// The kernel's numbers of links, as far as they are known.
     indexes: BTreeMap<Place, Indexes>,
     /// Places that may not carry packets, because they have no filter or something is in the way.
     closed: BTreeSet<Place>,
@@ -41,6 +42,7 @@ impl<'a> Executor<'a> {
         encryptor: &'a mut Encryptor,
         nft: &'a Nft,
         nodes: &'a BTreeMap<PublicKey, NodeId>,
+        indexes: BTreeMap<Place, Indexes>,
     ) -> Self {
         Self {
             namespaces,
@@ -48,7 +50,7 @@ impl<'a> Executor<'a> {
             nft,
             nodes,
             sockets: BTreeMap::new(),
-            indexes: BTreeMap::new(),
+            indexes,
             closed: BTreeSet::new(),
             filters: VecDeque::new(),
             waiting: Vec::new(),
@@ -305,8 +307,7 @@ const FILTERS_AT_ONCE: usize = 4;
 const VANISHING: u32 = 100;
 
 /// Why a VXLAN device cannot be made for good.
-const VNI_TAKEN: &str =
-    "another device has its VNI: end what was started in the network's earlier namespace, which keeps it alive";
+const VNI_TAKEN: &str = "another device has its VNI: end what was started in the network's earlier namespace or has a copy of its mount, which keeps it alive";
 
 /// What to do where an interface of somebody else has the name of ours.
 const NAME_TAKEN: &str = "has an interface pn0 already, which somebody else made: rename it or take it away";
@@ -343,6 +344,8 @@ fn prepare() -> io::Result<()> {
         ("ipv4/conf/all/accept_redirects", "0"),
         ("ipv4/conf/default/accept_redirects", "0"),
         ("ipv6/conf/all/forwarding", "0"),
+        // No address makes itself, whenever a link gets IPv6.
+        ("ipv6/conf/default/addr_gen_mode", "1"),
         ("ipv6/conf/default/accept_ra", "0"),
         ("ipv6/conf/default/accept_redirects", "0"),
         ("bridge/bridge-nf-call-iptables", "0"),

@@ -169,6 +169,8 @@ pub(crate) struct Link {
     pub(crate) alias: Option<String>,
     /// What makes it a port of the bridge.
     pub(crate) port: Option<Port>,
+    /// Whether every other setting of it is what it was made with, of those that can be set back while it exists.
+    pub(crate) is_plain: bool,
     pub(crate) is_up: bool,
 }
 
@@ -186,6 +188,7 @@ pub(crate) enum LinkKind {
         is_learning: bool,
     },
     Veth,
+    /// What we make none of: of another kind, or of one of ours with settings that only a new one is rid of.
     Other,
 }
 

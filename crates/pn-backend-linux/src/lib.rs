@@ -2,17 +2,20 @@
 #![deny(unsafe_code)]
 
 pub mod backend;
+mod compare;
 mod diff;
 mod encryptor;
 mod execute;
 mod firewall;
 mod kernel;
 mod lower;
+mod memory;
 mod message;
 mod netlink;
 mod netns;
 mod observe;
 mod probe;
+mod report;
 mod screen;
 mod sys;
 mod tunnel;

@@ -42,7 +42,8 @@ pub(crate) fn lower(plan: &NodePlan, attached: &BTreeSet<ContainerId>, tunnel: &
 
 fn transport(host: &Node, tunnel: &LinkKind) -> Namespace {
     let mtu = host.underlay_mtu.saturating_sub(mtu::wireguard_overhead(host.underlay.ip()));
-    let link = Link { kind: tunnel.clone(), mtu: mtu.into(), mac: None, alias: None, port: None, is_up: true };
+    let link =
+        Link { kind: tunnel.clone(), mtu: mtu.into(), mac: None, alias: None, port: None, is_plain: true, is_up: true };
     let anywhere = match host.tunnel_address {
         IpAddr::V4(_) => IpNet::from(Ipv4Net::default()),
         IpAddr::V6(_) => IpNet::from(Ipv6Net::default()),
@@ -67,7 +68,7 @@ fn lower_network(
 ) {
     let mtu = u32::from(network.mtu);
     let mac = MacAddr::of_ipv4(network.resolver);
-    let link = |kind, mac, port| Link { kind, mtu, mac, alias: None, port, is_up: true };
+    let link = |kind, mac, port| Link { kind, mtu, mac, alias: None, port, is_plain: true, is_up: true };
     let (vni, local) = (network.vni.get(), Some(host.tunnel_address));
     let vxlan = LinkKind::Vxlan { vni, local, port: VXLAN_PORT, is_learning: false };
     let mut here = Namespace::default();
@@ -119,7 +120,7 @@ fn lower_container(
     let alias = Some(alias(network.id, container));
     let port = if network.ipv6.is_some() { Port::DUAL_STACK } else { Port::CONTAINER };
     let (kind, mtu) = (LinkKind::Veth, u32::from(network.mtu));
-    let outer = Link { kind, mtu, mac: None, alias, port: Some(port), is_up: true };
+    let outer = Link { kind, mtu, mac: None, alias, port: Some(port), is_plain: true, is_up: true };
     let inner = Link { mac: Some(MacAddr::of_ipv4(address)), port: None, ..outer.clone() };
     here.links.insert(LinkName::Port(address), outer);
     let mut inside = Namespace::default();

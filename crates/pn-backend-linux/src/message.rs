@@ -33,13 +33,24 @@ const SET: u16 = NLM_F_CREATE | NLM_F_REPLACE;
 
 /// Creates a bridge that forwards at once and takes part in no protocol. It is not up yet.
 pub(crate) fn create_bridge(link: &Link) -> Request {
-    let data = vec![InfoBridge::MulticastSnooping(false), InfoBridge::ForwardDelay(0)];
     let mut message = named(LinkName::Bridge, link.mtu);
     message.attributes.extend(link.mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
-    message
-        .attributes
-        .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(InfoData::Bridge(data))]));
+    message.attributes.push(bridge_info());
     (RouteNetlinkMessage::NewLink(message), CREATE)
+}
+
+/// What a bridge is told, when it is made and when it is set back.
+fn bridge_info() -> LinkAttribute {
+    let data = vec![
+        InfoBridge::ForwardDelay(0),
+        InfoBridge::MulticastSnooping(false),
+        InfoBridge::MulticastQuerier(false),
+        InfoBridge::GroupFwdMask(0),
+        InfoBridge::NfCallIpTables(false),
+        InfoBridge::NfCallIp6Tables(false),
+        InfoBridge::NfCallArpTables(false),
+    ];
+    LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(InfoData::Bridge(data))])
 }
 
 /// Creates a VXLAN device in another namespace. Its UDP socket stays in the namespace of the socket this is sent to.
@@ -98,6 +109,7 @@ pub(crate) fn create_veth(pair: Pair<'_>, into: RawFd) -> Request {
 pub(crate) fn set_link(name: LinkName, link: &Link, bridge: Option<u32>) -> Vec<Request> {
     let mut message = named(name, link.mtu);
     message.attributes.extend(bridge.filter(|_| link.port.is_some()).map(LinkAttribute::Controller));
+    message.attributes.extend((name == LinkName::Bridge).then(bridge_info));
     let mut requests = vec![(RouteNetlinkMessage::NewLink(message), 0)];
     let mut message = named(name, link.mtu);
     message.attributes.extend(link.alias.clone().map(LinkAttribute::IfAlias));
@@ -128,6 +140,19 @@ fn port_data(port: Port) -> Vec<InfoBridgePort> {
         InfoBridgePort::BroadcastFlood(port.broadcast_flood),
         InfoBridgePort::NeighSupress(port.neigh_suppress),
         InfoBridgePort::ProxyARPWifi(port.proxy_arp),
+        InfoBridgePort::HairpinMode(false),
+        InfoBridgePort::Guard(false),
+        InfoBridgePort::Protect(false),
+        InfoBridgePort::FastLeave(false),
+        InfoBridgePort::ProxyARP(false),
+        InfoBridgePort::MulticastToUnicast(false),
+        InfoBridgePort::VlanTunnel(false),
+        InfoBridgePort::GroupFwdMask(0),
+        InfoBridgePort::Isolated(false),
+        // Learning from locked ports before it: a port may not have the one without the other.
+        InfoBridgePort::Mab(false),
+        InfoBridgePort::Locked(false),
+        InfoBridgePort::NeighVlanSuppress(false),
     ]
 }
 

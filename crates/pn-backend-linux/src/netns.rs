@@ -1,5 +1,6 @@
 //! Network namespaces: made without forking, kept by bind mounts, entered by one thread that comes back.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
@@ -35,21 +36,21 @@ impl Namespaces {
         Ok(Self { directory, host })
     }
 
-    /// Returns the places that have a namespace.
-    pub(crate) fn list(&self) -> io::Result<Vec<Place>> {
+    /// Returns the places that have a namespace, with what tells each namespace from others.
+    pub(crate) fn list(&self) -> io::Result<BTreeMap<Place, u64>> {
+        let mut places = BTreeMap::new();
         let entries = match fs::read_dir(&self.directory) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(places),
             Err(error) => return Err(error),
         };
-        let mut places = Vec::new();
         for entry in entries {
             let entry = entry?;
             let Some(place) = entry.file_name().to_str().and_then(Place::parse) else {
                 continue;
             };
-            if self.open(place)?.is_some() {
-                places.push(place);
+            if let Some(namespace) = self.open(place)? {
+                places.insert(place, namespace.metadata()?.ino());
             }
         }
         Ok(places)
@@ -125,7 +126,7 @@ impl Namespaces {
         if is_same(&file, &self.host)? {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is the node's own namespace"));
         }
-        for other in self.list()? {
+        for other in self.list()?.into_keys() {
             if let Some(kept) = self.open(other)?
                 && is_same(&kept, &file)?
             {

@@ -1,15 +1,15 @@
 //! What the kernel holds, read from dumps into the type that plans are lowered to.
 #![expect(clippy::wildcard_enum_match_arm, reason = "the kernel tells more than is looked at")]
 
+mod link;
+
 use core::net::IpAddr;
 use std::collections::BTreeMap;
 use std::io;
 
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{
-    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
-};
+use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
@@ -17,7 +17,7 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use pn_core::MacAddr;
 
-use crate::kernel::{Link, LinkKind, LinkName, Namespace, Place, Port, parse_alias};
+use crate::kernel::{Link, LinkName, Namespace, Place, parse_alias};
 use crate::message::ROUTE_PROTOCOL;
 use crate::netlink::Netlink;
 
@@ -25,12 +25,12 @@ use crate::netlink::Netlink;
 pub(crate) type Indexes = BTreeMap<LinkName, u32>;
 
 /// Reads a namespace, but for its firewall.
-pub(crate) fn namespace(place: Place, netlink: &mut Netlink) -> io::Result<Namespace> {
+pub(crate) fn namespace(place: Place, netlink: &mut Netlink) -> io::Result<(Namespace, Indexes)> {
     let (links, indexes) = links(place, netlink)?;
     let names: BTreeMap<u32, LinkName> = indexes.iter().map(|(name, index)| (*index, *name)).collect();
     let mut found = Namespace { links, ..Namespace::default() };
     if names.is_empty() {
-        return Ok(found);
+        return Ok((found, indexes));
     }
     for message in netlink.dump(|| RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
         if let RouteNetlinkMessage::NewAddress(message) = message
@@ -52,13 +52,13 @@ pub(crate) fn namespace(place: Place, netlink: &mut Netlink) -> io::Result<Names
     if let Place::Network(_) = place {
         neighbours(netlink, &names, &mut found)?;
     }
-    Ok(found)
+    Ok((found, indexes))
 }
 
 /// Reads the links of a namespace that are ours, with their indexes.
 pub(crate) fn links(place: Place, netlink: &mut Netlink) -> io::Result<(BTreeMap<LinkName, Link>, Indexes)> {
     let (mut links, mut indexes) = (BTreeMap::new(), Indexes::new());
-    for message in netlink.dump(|| RouteNetlinkMessage::GetLink(LinkMessage::default()))? {
+    for message in netlink.dump(all_links)? {
         let RouteNetlinkMessage::NewLink(message) = message else {
             continue;
         };
@@ -69,7 +69,7 @@ pub(crate) fn links(place: Place, netlink: &mut Netlink) -> io::Result<(BTreeMap
         let Some(name) = name else {
             continue;
         };
-        let link = link(name, &message);
+        let link = link::read(name, &message);
         // Our own namespaces hold only what is ours; in a container's, the alias tells.
         let is_ours = match place {
             Place::Transport | Place::Network(_) => name != LinkName::Inner,
@@ -86,6 +86,13 @@ pub(crate) fn links(place: Place, netlink: &mut Netlink) -> io::Result<(BTreeMap
     Ok((links, indexes))
 }
 
+/// Asks for links without what they counted, which is most of what there is to say.
+fn all_links() -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    RouteNetlinkMessage::GetLink(message)
+}
+
 /// Returns the name and the MTU of the interface that has an address, if one has.
 pub(crate) fn interface_of(address: IpAddr, netlink: &mut Netlink) -> io::Result<Option<(String, u32)>> {
     let mut owner = None;
@@ -99,7 +106,7 @@ pub(crate) fn interface_of(address: IpAddr, netlink: &mut Netlink) -> io::Result
     let Some(owner) = owner else {
         return Ok(None);
     };
-    for message in netlink.dump(|| RouteNetlinkMessage::GetLink(LinkMessage::default()))? {
+    for message in netlink.dump(all_links)? {
         if let RouteNetlinkMessage::NewLink(message) = message
             && message.header.index == owner
         {
@@ -117,71 +124,6 @@ pub(crate) fn interface_of(address: IpAddr, netlink: &mut Netlink) -> io::Result
     Ok(None)
 }
 
-fn link(name: LinkName, message: &LinkMessage) -> Link {
-    let is_up = message.header.flags.contains(LinkFlags::Up);
-    let mut link = Link { kind: LinkKind::Other, mtu: 0, mac: None, alias: None, port: None, is_up };
-    let has_mac = matches!(name, LinkName::Bridge | LinkName::Inner);
-    let has_alias = matches!(name, LinkName::Port(_) | LinkName::Inner);
-    let mut is_port = false;
-    for attribute in &message.attributes {
-        match attribute {
-            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
-            LinkAttribute::Address(octets) if has_mac => link.mac = mac(octets),
-            LinkAttribute::IfAlias(alias) if has_alias => link.alias = Some(alias.clone()),
-            LinkAttribute::Controller(_) => is_port = true,
-            LinkAttribute::LinkInfo(infos) => read_info(infos, &mut link),
-            _ => {}
-        }
-    }
-    link.port = link.port.filter(|_| is_port);
-    link
-}
-
-fn read_info(infos: &[LinkInfo], link: &mut Link) {
-    for info in infos {
-        match info {
-            LinkInfo::Kind(InfoKind::Tun) => link.kind = LinkKind::Tun,
-            LinkInfo::Kind(InfoKind::Wireguard) => link.kind = LinkKind::WireGuard(None),
-            LinkInfo::Kind(InfoKind::Bridge) => link.kind = LinkKind::Bridge,
-            LinkInfo::Kind(InfoKind::Veth) => link.kind = LinkKind::Veth,
-            LinkInfo::Data(InfoData::Vxlan(data)) => link.kind = vxlan(data),
-            LinkInfo::PortData(InfoPortData::BridgePort(data)) => link.port = Some(port(data)),
-            _ => {}
-        }
-    }
-}
-
-fn vxlan(data: &[InfoVxlan]) -> LinkKind {
-    let (mut id, mut at, mut to, mut learns) = (0, None, 0, true);
-    for info in data {
-        match info {
-            InfoVxlan::Id(vni) => id = *vni,
-            InfoVxlan::Local(address) => at = Some(IpAddr::from(*address)),
-            InfoVxlan::Local6(address) => at = Some(IpAddr::from(*address)),
-            InfoVxlan::Port(port) => to = *port,
-            InfoVxlan::Learning(learning) => learns = *learning,
-            _ => {}
-        }
-    }
-    LinkKind::Vxlan { vni: id, local: at, port: to, is_learning: learns }
-}
-
-fn port(data: &[InfoBridgePort]) -> Port {
-    let mut port = Port::VXLAN;
-    for info in data {
-        match info {
-            InfoBridgePort::Learning(value) => port.learning = *value,
-            InfoBridgePort::UnicastFlood(value) => port.unicast_flood = *value,
-            InfoBridgePort::MulticastFlood(value) => port.multicast_flood = *value,
-            InfoBridgePort::BroadcastFlood(value) => port.broadcast_flood = *value,
-            InfoBridgePort::NeighSupress(value) => port.neigh_suppress = *value,
-            InfoBridgePort::ProxyARPWifi(value) => port.proxy_arp = *value,
-            _ => {}
-        }
-    }
-    port
-}
-
 fn address(message: &AddressMessage) -> Option<IpNet> {
     let found = message.attributes.iter().find_map(|attribute| match attribute {
         // For IPv4 the link's own is `Local`; IPv6 has `Address` only.
@@ -194,11 +136,7 @@ fn address(message: &AddressMessage) -> Option<IpNet> {
             _ => None,
         })
     });
-    let is_planned = |address: &IpAddr| match address {
-        IpAddr::V4(_) => true,
-        IpAddr::V6(address) => !address.is_unicast_link_local(),
-    };
-    IpNet::new(found.filter(is_planned)?, message.header.prefix_len).ok()
+    IpNet::new(found?, message.header.prefix_len).ok()
 }
 
 fn route(message: &RouteMessage) -> Option<(u32, IpNet)> {

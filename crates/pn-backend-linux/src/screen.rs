@@ -4,16 +4,18 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use nix::sys::socket::SockProtocol;
-use pn_core::{BackendError, ContainerId, ErrorKind, Finding, Limits, NodeId, NodePlan, Report};
+use pn_core::{BackendError, ContainerId, ErrorKind, Finding, Limits, NetworkId, NodeId, NodePlan, Report};
 
 use crate::netlink::Netlink;
 use crate::worker::error;
 use crate::{lower, observe};
 
-/// Returns the plan without what is to be left out.
-pub(crate) fn screen(plan: &NodePlan, limits: &Limits, report: &mut Report) -> NodePlan {
+/// Returns the plan without what is to be left out. A network that is too large stays as `before` has it, if it does: what runs
+/// is not to suffer from what does not fit any more.
+pub(crate) fn screen(plan: &NodePlan, before: Option<&NodePlan>, limits: &Limits, report: &mut Report) -> NodePlan {
     check_underlay(plan, report);
     let mut doubtful: BTreeSet<NodeId> = BTreeSet::new();
+    let mut crowded: BTreeSet<NetworkId> = BTreeSet::new();
     for finding in plan.check(limits) {
         // Permanent neighbours, and others we have none, do not count towards the kernel's limit.
         if let Finding::Neighbours { .. } = finding {
@@ -21,6 +23,12 @@ pub(crate) fn screen(plan: &NodePlan, limits: &Limits, report: &mut Report) -> N
             continue;
         }
         let mut object = finding.to_string();
+        if let Finding::BridgePorts { network, .. } = finding {
+            crowded.insert(network);
+            object.push_str(": start some of them on other nodes");
+            report.record(&object, Err(BackendError::new(ErrorKind::Full, "realise", &object)));
+            continue;
+        }
         if let Finding::NodesShare { nodes, .. } = finding {
             doubtful.extend(nodes);
             object.push_str(": register one of them with another; until then neither is spoken to");
@@ -34,7 +42,10 @@ pub(crate) fn screen(plan: &NodePlan, limits: &Limits, report: &mut Report) -> N
         );
         report.record(&object, Err(BackendError::new(ErrorKind::Unsupported, "create", &object)));
     }
-    let mut plan = plan.only(lower::is_supported);
+    let mut plan = plan.only(|network| lower::is_supported(network) && !crowded.contains(&network.id));
+    if let Some(before) = before {
+        plan = plan.keeping(before, |id| crowded.contains(&id));
+    }
     if !doubtful.is_empty() {
         // Whom packets would go to is not known; a node that nobody knows gets and sends none.
         Arc::make_mut(&mut plan.peers).retain(|id, _| !doubtful.contains(id));

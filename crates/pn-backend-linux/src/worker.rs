@@ -7,26 +7,29 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::time::Instant;
 
 use nix::sys::socket::SockProtocol;
 use pn_core::backend::Observed;
 use pn_core::{
-    Action, BackendError, ContainerId, ErrorKind, Generation, Limits, NetworkId, NodeId, NodePlan, PublicKey, Report,
+    BackendError, ContainerId, ErrorKind, Generation, Limits, NetworkId, NodeId, NodePlan, PublicKey, Report,
 };
 use pn_dns::{DnsServer, Names, OtherNames};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::backend::Status;
-use crate::diff::{self, Change, Step, Subject};
+use crate::diff::{self, Change, Step};
 use crate::encryptor::Encryptor;
 use crate::execute::Executor;
 use crate::firewall::{self, Nft};
 use crate::kernel::{Firewall, Kernel, Link, LinkKind, LinkName, Namespace, Place};
 use crate::lower;
+use crate::memory::Memory;
 use crate::netlink::Netlink;
 use crate::netns::Namespaces;
-use crate::{observe, screen};
+use crate::observe::Indexes;
+use crate::{compare, observe, report, screen};
 
 /// What the thread is asked for.
 pub(crate) enum Command {
@@ -37,6 +40,23 @@ pub(crate) enum Command {
     Detach(ContainerId, oneshot::Sender<Result<(), BackendError>>),
     Attached(oneshot::Sender<Result<BTreeSet<ContainerId>, BackendError>>),
     Status(oneshot::Sender<Result<Status, BackendError>>),
+}
+
+/// Where an observation looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Everywhere,
+    /// Not into containers' namespaces of which is remembered what they hold.
+    WhereNothingIsKnown,
+}
+
+/// What an observation found.
+struct Found {
+    kernel: Kernel,
+    /// What tells each namespace from others.
+    numbers: BTreeMap<Place, u64>,
+    /// The links of those that were read.
+    indexes: BTreeMap<Place, Indexes>,
 }
 
 pub(crate) struct Worker {
@@ -50,6 +70,10 @@ pub(crate) struct Worker {
     pub(crate) runtime: Handle,
     pub(crate) limits: Limits,
     pub(crate) applied: Generation,
+    /// What of the plan that was applied last was to be made.
+    pub(crate) wanted: Option<NodePlan>,
+    /// What containers' namespaces hold.
+    pub(crate) memory: Memory,
     /// What each namespace's filter was when the kernel had this number for it.
     pub(crate) filters: BTreeMap<Place, (u32, Firewall)>,
     /// Who answers names in which namespace, by the namespace's number.
@@ -64,7 +88,7 @@ impl Worker {
             match command {
                 Command::Apply(plan, limit, reply) => drop(reply.send(self.apply(&plan, limit))),
                 Command::Observe(reply) => {
-                    let observed = self.observe().map(|kernel| kernel.observed());
+                    let observed = self.compare();
                     drop(reply.send(observed.map_err(|error| self.failed("observe", &error))));
                 }
                 Command::Attach(container, path, reply) => {
@@ -78,7 +102,7 @@ impl Worker {
                     drop(reply.send(detached.map_err(|source| error("detach", object, source))));
                 }
                 Command::Attached(reply) => {
-                    let attached = self.namespaces.list().map(|places| containers(places.iter()));
+                    let attached = self.namespaces.list().map(|places| containers(places.keys()));
                     drop(reply.send(attached.map_err(|error| self.failed("list the containers of", &error))));
                 }
                 Command::Status(reply) => drop(reply.send(self.status())),
@@ -91,19 +115,37 @@ impl Worker {
         error(operation, format!("node {}", self.node), source)
     }
 
-    /// Reads everything.
-    fn observe(&mut self) -> io::Result<Kernel> {
+    /// Reads everything, and says what of the plan is there.
+    fn compare(&mut self) -> io::Result<Observed> {
+        let is = self.observe(Look::Everywhere)?.kernel;
+        let Some(plan) = &self.wanted else {
+            return Ok(is.observed());
+        };
+        let should = lower::lower(plan, &containers(is.places.keys()), &self.encryptor.kind());
+        Ok(compare::observed(&is, &should))
+    }
+
+    /// Reads the kernel.
+    fn observe(&mut self, look: Look) -> io::Result<Found> {
         let (identity, peers) = self.encryptor.observe(&self.namespaces)?;
-        let mut kernel = Kernel { peers, ..Kernel::default() };
-        let places = self.namespaces.list()?;
-        self.filters.retain(|place, _| places.contains(place));
-        for place in places {
+        let (mut kernel, mut indexes) = (Kernel { peers, ..Kernel::default() }, BTreeMap::new());
+        let (numbers, now) = (self.namespaces.list()?, Instant::now());
+        self.filters.retain(|place, _| numbers.contains_key(place));
+        for (place, number) in &numbers {
+            let (place, number) = (*place, *number);
+            if look == Look::WhereNothingIsKnown
+                && let Some(known) = self.memory.recall(place, number)
+            {
+                kernel.places.insert(place, known.clone());
+                continue;
+            }
             let (mut netlink, generation) = self.namespaces.within(place, || {
                 let netlink = Netlink::open(SockProtocol::NetlinkRoute)?;
                 let generation = if matches!(place, Place::Container(_)) { 0 } else { firewall::generation()? };
                 Ok((netlink, generation))
             })?;
-            let mut namespace = observe::namespace(place, &mut netlink)?;
+            let (mut namespace, of_place) = observe::namespace(place, &mut netlink)?;
+            indexes.insert(place, of_place);
             if !matches!(place, Place::Container(_)) {
                 namespace.firewall = Some(self.filter(place, generation)?);
             }
@@ -112,7 +154,10 @@ impl Worker {
             }
             kernel.places.insert(place, namespace);
         }
-        Ok(kernel)
+        if look == Look::Everywhere {
+            self.memory.read(&numbers, &kernel, now);
+        }
+        Ok(Found { kernel, numbers, indexes })
     }
 
     /// Reads the filter of a namespace, if anybody may have changed it since it was read.
@@ -131,12 +176,15 @@ impl Worker {
         if let Some(refusal) = self.refusal(plan) {
             return Report::refused(plan.generation, refusal);
         }
-        let is = match self.observe() {
-            Ok(kernel) => kernel,
+        // The same plan again is a comparison; a newer one costs what it changes.
+        let is_newer = plan.generation > self.applied && self.memory.is_fresh(Instant::now());
+        let look = if is_newer { Look::WhereNothingIsKnown } else { Look::Everywhere };
+        let Found { kernel: is, numbers, indexes } = match self.observe(look) {
+            Ok(found) => found,
             Err(source) => return Report::refused(plan.generation, self.failed("observe", &source)),
         };
         let mut report = Report::new(plan.generation);
-        let plan = screen::screen(plan, &self.limits, &mut report);
+        let plan = screen::screen(plan, self.wanted.as_ref(), &self.limits, &mut report);
         let attached = containers(is.places.keys());
         screen::report_unattached(&plan, &attached, &mut report);
         let should = lower::lower(&plan, &attached, &self.encryptor.kind());
@@ -144,13 +192,19 @@ impl Worker {
         steps.truncate(limit.unwrap_or(usize::MAX));
         self.stop_servers(&plan);
         let nodes = plan.peers.values().map(|node| (node.public_key, node.id)).collect();
-        let results = Executor::new(&self.namespaces, &mut self.encryptor, &self.nft, &nodes).run(&steps);
+        let results = Executor::new(&self.namespaces, &mut self.encryptor, &self.nft, &nodes, indexes).run(&steps);
         self.remember_filters(&steps, &results, &is, &should);
-        record(&steps, results, &mut report);
+        if limit.is_none() && results.iter().all(Result::is_ok) {
+            self.memory.made(&numbers, &should);
+        } else {
+            self.memory.forget();
+        }
+        report::record(&steps, results, &mut report);
         if limit.is_none() {
             self.start_servers(&plan, &mut report);
         }
         self.applied = plan.generation;
+        self.wanted = Some(plan);
         report
     }
 
@@ -240,7 +294,7 @@ impl Worker {
     fn status(&self) -> Result<Status, BackendError> {
         let read = || {
             let mut drops: BTreeMap<String, u64> = BTreeMap::new();
-            for place in self.namespaces.list()? {
+            for place in self.namespaces.list()?.into_keys() {
                 if matches!(place, Place::Transport | Place::Network(_)) {
                     for (reason, count) in self.namespaces.within(place, || self.nft.counters())? {
                         *drops.entry(reason).or_default() += count;
@@ -261,46 +315,6 @@ fn containers<'a>(places: impl Iterator<Item = &'a Place>) -> BTreeSet<Container
         Place::Transport | Place::Network(_) => None,
     };
     places.filter_map(container).collect()
-}
-
-/// Adds one outcome for each subject of the steps: the first failure, or what was done. Endpoints that come and go with their
-/// network are not told apart.
-fn record(steps: &[Step], results: Vec<io::Result<()>>, report: &mut Report) {
-    let mut outcomes: BTreeMap<Subject, Result<Action, BackendError>> = BTreeMap::new();
-    let mut whole = BTreeSet::new();
-    for (step, result) in steps.iter().zip(results) {
-        if let (Change::CreateNamespace(Place::Network(id)) | Change::RemoveNamespace(Place::Network(id)), Ok(())) =
-            (&step.change, &result)
-        {
-            whole.insert(*id);
-        }
-        let result = result.map(|()| step.action).map_err(|source| error("change", step.subject, source));
-        match (outcomes.get_mut(&step.subject), result) {
-            (None, result) => drop(outcomes.insert(step.subject, result)),
-            (Some(Err(_)), _) => {}
-            (Some(before), Err(error)) => *before = Err(error),
-            (Some(Ok(before)), Ok(action)) if *before != action => *before = Action::Updated,
-            (Some(Ok(_)), Ok(_)) => {}
-        }
-    }
-    for step in steps {
-        if let (Change::CreateNamespace(place), Some(outcome @ Ok(_))) = (&step.change, outcomes.get_mut(&step.subject))
-        {
-            tracing::debug!(%place, "created");
-            *outcome = Ok(Action::Created);
-        }
-        if let (Change::RemoveNamespace(place), Some(outcome @ Ok(_))) = (&step.change, outcomes.get_mut(&step.subject))
-        {
-            tracing::debug!(%place, "removed");
-            *outcome = Ok(Action::Removed);
-        }
-    }
-    for (subject, result) in outcomes {
-        let is_told = matches!(subject, Subject::Endpoint(id, _) if whole.contains(&id)) && result.is_ok();
-        if !is_told {
-            report.record(subject, result);
-        }
-    }
 }
 
 /// Makes an error of the operating system's.

@@ -233,6 +233,8 @@ pub enum ErrorKind {
     PermissionDenied,
     /// Something that belongs to somebody else is in the way.
     Conflict,
+    /// There is more than there is room for.
+    Full,
     /// The operating system refused.
     Io,
     /// There was no answer in time.
@@ -305,6 +307,7 @@ impl fmt::Display for BackendError {
             ErrorKind::NotFound => "there is none",
             ErrorKind::PermissionDenied => "permission denied",
             ErrorKind::Conflict => "something else is in the way",
+            ErrorKind::Full => "there is no room for it",
             ErrorKind::Io => "the operating system refused",
             ErrorKind::TimedOut => "there was no answer in time",
             ErrorKind::Closed => "the backend is closed",

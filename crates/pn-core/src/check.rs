@@ -18,13 +18,14 @@ pub struct Limits {
     /// Neighbour entries, for all networks of a node together: Linux's `net.ipv4.neigh.default.gc_thresh3`, 1024 unless it
     /// was raised.
     pub neighbours: usize,
-    /// Ports of a Linux bridge, so local containers of a network: 1023, and one for the VXLAN device.
+    /// Ports of a Linux bridge for local containers of a network: 1022. `BR_MAX_PORTS` is 1024, of which the first is not given
+    /// and another is the VXLAN device's.
     pub bridge_ports: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { neighbours: 1024, bridge_ports: 1023 }
+        Self { neighbours: 1024, bridge_ports: 1022 }
     }
 }
 
@@ -229,7 +230,7 @@ impl fmt::Display for Finding {
             Self::BridgePorts { network, node, count, limit } => {
                 write!(
                     f,
-                    "node {node} would have {count} containers of network {network}, and a bridge has {limit} ports"
+                    "node {node} would have {count} containers of network {network}, and a bridge has ports for {limit}"
                 )
             }
         }

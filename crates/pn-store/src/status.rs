@@ -33,6 +33,9 @@ pub struct NodeStatus {
     /// What it counts, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub counters: BTreeMap<String, u64>,
+    /// How much fits on it, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<String, u64>,
 }
 
 impl NodeStatus {
@@ -40,8 +43,8 @@ impl NodeStatus {
     #[must_use]
     pub fn new(applied: Generation, backend: impl Into<String>, encryption: impl Into<String>) -> Self {
         let (backend, encryption) = (backend.into(), encryption.into());
-        let (failures, counters) = (Vec::new(), BTreeMap::new());
-        Self { applied, held: None, stale_since: None, backend, encryption, failures, counters }
+        let (failures, counters, limits) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+        Self { applied, held: None, stale_since: None, backend, encryption, failures, counters, limits }
     }
 }
 

@@ -97,6 +97,16 @@ impl DataPlane {
         }
     }
 
+    /// Says how much fits on the node, where something limits it (N9).
+    pub(crate) fn limits(&self) -> BTreeMap<String, u64> {
+        let limits = match self {
+            Self::Userspace(_) => return BTreeMap::new(),
+            Self::Linux(backend) => backend.limits(),
+        };
+        let named = [("containers_of_a_network", limits.bridge_ports), ("neighbours", limits.neighbours)];
+        named.map(|(name, limit)| (name.to_owned(), limit as u64)).into()
+    }
+
     /// Returns how many packets were dropped, by reason.
     pub(crate) async fn dropped(&self) -> BTreeMap<String, u64> {
         let drops = match self {

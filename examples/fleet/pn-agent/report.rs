@@ -81,5 +81,6 @@ async fn node_status(agent: &AgentStatus, data_plane: &DataPlane) -> NodeStatus 
     status.failures = agent.failures.iter().map(|(object, failure)| format!("{object}: {}", failure.message)).collect();
     status.counters = data_plane.dropped().await;
     status.counters.insert("repairs".to_owned(), agent.repairs);
+    status.limits = data_plane.limits();
     status
 }

@@ -112,6 +112,7 @@ pub(crate) async fn status(
         ("Data plane", "backend"),
         ("Encryption", "encryption"),
         ("Counters", "counters"),
+        ("Limits", "limits"),
         ("Reported, s ago", "reported_s_ago"),
     ];
     let now = SystemClock.now();
@@ -132,6 +133,7 @@ pub(crate) async fn status(
             json!(status.map(|status| &status.backend)),
             json!(status.map(|status| &status.encryption)),
             json!(status.map(|status| &status.counters)),
+            json!(status.map(|status| &status.limits)),
             json!(reported.filter(|reported| reported.status.is_some()).map(|reported| ago(reported.at))),
         ]
     });

@@ -100,10 +100,10 @@ fn remove_link(kernel: &mut Kernel, place: Place, name: LinkName) {
         namespace.bridge_fdb.clear();
         namespace.links.values_mut().for_each(|link| link.port = None);
     }
-    if name == LinkName::Tunnel && matches!(link.kind, LinkKind::WireGuard(_)) {
+    if name == LinkName::Tunnel {
         kernel.peers.clear();
     }
-    if link.kind == LinkKind::Veth {
+    if matches!(name, LinkName::Port(_) | LinkName::Inner) {
         let ends = kernel.places.iter().flat_map(|(place, namespace)| {
             namespace.links.iter().map(|(name, link)| (*place, *name, link.alias.clone()))
         });
@@ -181,7 +181,7 @@ fn damage(kernel: &mut Kernel, what: u8, which: Index) {
     let names: Vec<LinkName> = kernel.places[&place].links.keys().copied().collect();
     let found: Vec<Object> = objects(&kernel.places[&place]).collect();
     let namespace = kernel.places.get_mut(&place).expect("it is one of them");
-    match what % 7 {
+    match what % 9 {
         0 if !names.is_empty() => remove_link(kernel, place, *which.get(&names)),
         1 if !names.is_empty() => namespace.links.get_mut(which.get(&names)).expect("it is one of them").mtu = 1000,
         2 if !found.is_empty() => change(namespace, *which.get(&found), false),
@@ -195,6 +195,12 @@ fn damage(kernel: &mut Kernel, what: u8, which: Index) {
         6 if namespace.links.contains_key(&LinkName::Bridge) => {
             namespace.links.values_mut().for_each(|link| link.port = None);
             namespace.bridge_fdb.clear();
+        }
+        7 if !names.is_empty() => {
+            namespace.links.get_mut(which.get(&names)).expect("it is one of them").is_plain = false
+        }
+        8 if !names.is_empty() => {
+            namespace.links.get_mut(which.get(&names)).expect("it is one of them").kind = LinkKind::Other;
         }
         _ => drop(kernel.peers.pop_first()),
     }

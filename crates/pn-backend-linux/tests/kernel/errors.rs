@@ -4,8 +4,7 @@ use crate::hosts;
 
 use std::net::IpAddr;
 
-use hosts::{Netns, Region, container, directory, explain, is_root, network};
-use pn_backend_linux::{LinuxBackend, TunnelKind};
+use hosts::{Netns, Region, container, explain, is_root, network};
 use pn_core::backend::OverlayBackend as _;
 use pn_core::*;
 
@@ -198,36 +197,6 @@ async fn plans_that_are_not_for_this_node_are_refused_whole() {
     let other_key = region.state.node_plan(region.hosts[0].id);
     assert_eq!(refused(&other_key).await.kind(), ErrorKind::WrongNode);
     assert!(!region.hosts[0].directory.join(region.hosts[0].id.to_string()).join("transport").exists());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn without_what_it_needs_it_does_not_start_and_says_what_is_missing() {
-    if !is_root() {
-        return;
-    }
-    // As an ordinary user, and without nft in the path: in another process, since both are the process's own.
-    let this = std::env::current_exe().unwrap();
-    let test = format!("{} --ignored --exact --nocapture errors::says_why_it_does_not_start", this.display());
-    let user = hosts::sh(&format!("setpriv --reuid 65534 --regid 65534 --clear-groups --bounding-set=-all {test}"));
-    assert!(user.contains("PermissionDenied") && user.contains("CAP_NET_ADMIN"), "{user}");
-    let missing = hosts::sh(&format!("PATH=/nowhere {test}"));
-    assert!(missing.contains("NotFound") && missing.contains("install the package nftables"), "{missing}");
-    let host = Netns::new("port");
-    let builder = |n| LinuxBackend::builder(NodeId::from_u128(n)).directory(directory()).namespace(host.path());
-    let listen = "127.0.0.1:51820".parse().unwrap();
-    let first = builder(1).listen(listen).tunnel(TunnelKind::UserSpace).build().await.unwrap();
-    let error = builder(2).listen(listen).build().await.unwrap_err();
-    assert!(error.kind() == ErrorKind::Conflict && error.to_string().contains("127.0.0.1:51820"), "{error}");
-    drop(first);
-    let error = builder(3).namespace("/run/netns/linux-nobody").build().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
-}
-
-#[tokio::test]
-#[ignore = "it is run by the test above, where things are missing"]
-async fn says_why_it_does_not_start() {
-    let error = LinuxBackend::builder(NodeId::from_u128(1)).directory(directory()).build().await.unwrap_err();
-    println!("{:?}: {}", error.kind(), explain(&error));
 }
 
 #[tokio::test(flavor = "multi_thread")]

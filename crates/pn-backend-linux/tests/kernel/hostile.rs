@@ -88,6 +88,9 @@ async fn a_hostile_container_gets_nothing_through_and_is_counted() {
     let captures = [Capture::start(region.netns(local), "pn0"), Capture::start(region.netns(remote), "pn0")];
     let link_local: IpAddr = "fe80::1:2:3:4".parse().unwrap();
     let all_nodes: IpAddr = "ff02::1".parse().unwrap();
+    let said = region.hosts[0].netns.sh("ip -6 -o addr show dev eth0 scope link");
+    let of_the_host: IpAddr = said.split_whitespace().nth(3).unwrap().split('/').next().unwrap().parse().unwrap();
+    let bridge = MacAddr::of_ipv4(resolver);
 
     for (victim, other) in
         [(region.address(local), region.address(remote)), (region.address(remote), region.address(local))]
@@ -107,6 +110,7 @@ async fn a_hostile_container_gets_nothing_through_and_is_counted() {
             ("a gratuitous ARP", frame(everyone, own_mac, ARP, &arp(1, (own_mac, other), (everyone, other)))),
             ("an ARP from two", frame(everyone, own_mac, ARP, &arp(1, (other_mac, own), (everyone, victim)))),
             ("IPv6 where there is none", frame(mac, own_mac, IPV6, &udp(link_local, all_nodes, 9, b"hostile"))),
+            ("IPv6 to the host", frame(bridge, own_mac, IPV6, &udp(link_local, of_the_host, 22, b"hostile"))),
             (
                 "IPv6 to all",
                 frame(
@@ -129,11 +133,12 @@ async fn a_hostile_container_gets_nothing_through_and_is_counted() {
         }
     }
     // To the node itself: the resolver's namespace has nothing but DNS, and no way on.
-    let bridge = MacAddr::of_ipv4(resolver);
     for (what, to, port) in [
         ("the tunnel address", Ipv4Addr::new(100, 64, 0, 1), 4789),
         ("the other node's tunnel address", Ipv4Addr::new(100, 64, 0, 2), 4789),
-        ("the node's underlay address", Ipv4Addr::new(192, 0, 2, 1), 22),
+        ("the node's underlay address", Ipv4Addr::new(192, 0, 2, 1), 4789),
+        ("the other node's underlay address", Ipv4Addr::new(192, 0, 2, 2), 4789),
+        ("another port of the node", Ipv4Addr::new(192, 0, 2, 1), 22),
         ("another port of the resolver", resolver, 4789),
         ("loopback", Ipv4Addr::LOCALHOST, 53),
     ] {

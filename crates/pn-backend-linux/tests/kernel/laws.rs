@@ -8,7 +8,7 @@ use crate::hosts;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use hosts::{Netns, Region, container, directory, is_root, network, run};
+use hosts::{Netns, Region, container, directory, is_root, run};
 use pn_backend_linux::LinuxBackend;
 use pn_core::backend::{Observed, OverlayBackend};
 use pn_core::*;
@@ -133,68 +133,4 @@ async fn wherever_it_stopped_the_next_apply_converges() {
         backend.detach(container(n)).await.unwrap();
     }
     assert!(!directory.join(host.to_string()).exists(), "something is kept");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn x9_what_others_break_is_repaired() {
-    if !is_root() {
-        return;
-    }
-    let mut region = Region::start(2).await;
-    let (a, b, c) = (region.add(1, 1).await, region.add(1, 2).await, region.add(1, 1).await);
-    region.apply().await;
-    let works =
-        |region: &Region, from, to| region.netns(from).works(&format!("ping -c 1 -W 10 {}", region.address(to)));
-    assert!(works(&region, a, b) && works(&region, a, c));
-    let place = network(1).to_string();
-    let breakages = [
-        (place.as_str(), "ip link del vxlan0"),
-        (&place, "ip link del br0"),
-        (&place, "ip link del p0af00001"),
-        (&place, "ip link set p0af00001 nomaster"),
-        (&place, "ip link set br0 down"),
-        (&place, "ip link set vxlan0 mtu 1000"),
-        (&place, "ip link set br0 mtu 1000"),
-        (&place, "bridge fdb del 02:00:0a:f0:00:02 dev vxlan0 self"),
-        (&place, "bridge fdb del 02:00:0a:f0:00:02 dev vxlan0 master"),
-        (&place, "bridge fdb replace 02:00:0a:f0:00:02 dev vxlan0 dst 100.64.0.9 self"),
-        (&place, "bridge fdb append 00:00:00:00:00:00 dev vxlan0 dst 100.64.0.9 self permanent"),
-        (&place, "ip neigh del 10.240.0.2 dev br0"),
-        (&place, "ip neigh replace 10.240.0.2 lladdr 02:00:00:00:00:01 dev br0 nud permanent"),
-        (&place, "nft flush ruleset"),
-        (&place, "nft delete table bridge private_network"),
-        (&place, "nft flush chain bridge private_network prerouting"),
-        (&place, "nft insert rule bridge private_network prerouting accept"),
-        (&place, "nft flush set bridge private_network sources"),
-        (&place, "bridge link set dev vxlan0 learning on flood on"),
-        (&place, "ip addr flush dev br0"),
-        (&place, "ip route flush dev br0"),
-        ("transport", "nft flush ruleset"),
-        ("transport", "nft delete table inet private_network"),
-        ("transport", "ip link del tunnel0"),
-        ("transport", "ip route del default"),
-        ("transport", "ip link set tunnel0 mtu 900"),
-        ("container", "ip link del pn0"),
-        ("container", "ip link set pn0 down"),
-        ("container", "ip link set pn0 mtu 900"),
-        ("container", "ip addr del 10.240.0.1/22 dev pn0"),
-        ("container", "ip link set pn0 down; ip link set pn0 name other0"),
-        ("container", "ip link set pn0 address 02:00:00:00:00:77"),
-    ];
-    let wanted = Observed::from(&region.state.node_plan(region.hosts[0].id));
-    for (place, line) in breakages {
-        match place {
-            "container" => drop(region.netns(a).sh(line)),
-            place => drop(region.hosts[0].sh_in(place, line)),
-        }
-        let report = region.hosts[0].linux().apply(&region.state.node_plan(region.hosts[0].id)).await;
-        let failures: Vec<String> = report.failures().map(hosts::explain).collect();
-        assert!(failures.is_empty() && !report.is_unchanged(), "{place}: {line}: {failures:?}");
-        assert_eq!(region.hosts[0].linux().observe().await.unwrap(), wanted, "{place}: {line}");
-        let again = region.hosts[0].linux().apply(&region.state.node_plan(region.hosts[0].id)).await;
-        assert!(again.is_unchanged(), "{place}: {line}: {:?}", again.outcomes);
-        assert!(works(&region, a, b), "{place}: {line}: no traffic to the other host");
-        assert!(works(&region, a, c), "{place}: {line}: no traffic on this host");
-    }
-    region.tear_down().await;
 }

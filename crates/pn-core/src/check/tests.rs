@@ -122,7 +122,8 @@ fn n9_what_a_kernel_cannot_hold_is_found() {
     let limits = Limits { neighbours: 3, bridge_ports: 1 };
     let found: Vec<_> = plan().check(&limits).iter().map(ToString::to_string).collect();
     let (one, two) = (NodeId::from_u128(1), NodeId::from_u128(2));
-    let ports = |n| format!("node {two} would have 2 containers of network {}, and a bridge has 1 ports", network(n));
+    let ports =
+        |n| format!("node {two} would have 2 containers of network {}, and a bridge has ports for 1", network(n));
     let neighbours = format!("node {one} would have 4 neighbours, and its kernel holds 3: raise gc_thresh3");
     assert_eq!(found, [ports(1), ports(2), neighbours.clone()]);
     let on_one: Vec<_> = plan().node(one).check(&limits).iter().map(ToString::to_string).collect();

@@ -104,6 +104,12 @@ fn the_kernel_and_user_space_mix_in_one_network() {
     let status = platform.json(&["status"]);
     let of = |key: &str| status.as_array().unwrap().iter().map(|node| node[key].to_string()).collect::<Vec<_>>();
     assert_ne!(of("backend")[0], of("backend")[1], "{status}");
+    assert!(of("encryption").iter().all(|said| said.contains("WireGuard in")), "{status}");
+    // N9: how much fits is told before anything does not.
+    let of_the_kernel = status.as_array().unwrap().iter().find(|node| node["backend"] == "linux").unwrap();
+    let limits = &of_the_kernel["limits"];
+    assert_eq!(limits["containers_of_a_network"], 1022, "{status}");
+    assert!(limits["neighbours"].as_u64().is_some_and(|limit| limit > 0), "{status}");
     // Stopped in good order, an agent leaves nothing in the kernel.
     let node = platform.node(2);
     platform.stop_agent(1);

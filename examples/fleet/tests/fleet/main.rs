@@ -17,3 +17,4 @@ mod platform;
 mod probe;
 mod review;
 mod stream;
+mod waf;

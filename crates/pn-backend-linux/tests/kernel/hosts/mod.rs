@@ -212,7 +212,7 @@ impl Region {
         self.change(Change::AddProject(Project::new(project, label())));
         self.change(Change::EnablePrivateNetwork(request));
         self.change(Change::AddApp(App::new(app(n), project, label())));
-        self.change(Change::Scale { app: app(n), formation: "web:2000".parse().unwrap() });
+        self.change(Change::Scale { app: app(n), formation: "web:3000".parse().unwrap() });
     }
 
     pub(crate) fn change(&mut self, change: Change) {

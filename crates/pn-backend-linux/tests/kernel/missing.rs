@@ -1,0 +1,56 @@
+//! Machines that lack something: rights, `nft`, a device, room for namespaces. (Kernels that lack a module are booted by
+//! ci/linux-wireguard.sh.)
+
+use crate::hosts;
+
+use hosts::{Netns, directory, explain, is_root};
+use pn_backend_linux::{LinuxBackend, TunnelKind};
+use pn_core::{ErrorKind, NodeId};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_what_it_needs_it_does_not_start_and_says_what_is_missing() {
+    if !is_root() {
+        return;
+    }
+    // In other processes, since what is missing is the process's own.
+    let this = std::env::current_exe().unwrap();
+    let test = format!("{} --ignored --exact --nocapture missing::says_why_it_does_not_start", this.display());
+    let without = |caps: &str| format!("setpriv --bounding-set={caps} --inh-caps={caps} {test}");
+    for (line, expected) in [
+        (
+            format!("setpriv --reuid 65534 --regid 65534 --clear-groups --bounding-set=-all {test}"),
+            ["PermissionDenied", "CAP_NET_ADMIN", "network namespace"],
+        ),
+        (without("-sys_admin"), ["PermissionDenied", "CAP_SYS_ADMIN", "network namespace"]),
+        (without("-net_admin"), ["PermissionDenied", "CAP_NET_ADMIN", "a link of kind bridge"]),
+        (format!("PATH=/nowhere {test}"), ["NotFound", "nft cannot be run", "install the package nftables"]),
+        (
+            format!("unshare --mount sh -c 'mount -t tmpfs none /dev/net && {test}'"),
+            ["Unsupported", "/dev/net/tun", "modprobe tun"],
+        ),
+        (
+            format!("unshare --user --map-root-user --net sh -c 'echo 0 >/proc/sys/user/max_net_namespaces && {test}'"),
+            ["Io", "network namespace", "sysctl user.max_net_namespaces"],
+        ),
+    ] {
+        let said = hosts::sh(&line);
+        assert!(expected.iter().all(|part| said.contains(part)), "{line}: {said}");
+    }
+    let host = Netns::new("port");
+    let builder = |n| LinuxBackend::builder(NodeId::from_u128(n)).directory(directory()).namespace(host.path());
+    let listen = "127.0.0.1:51820".parse().unwrap();
+    let first = builder(1).listen(listen).tunnel(TunnelKind::UserSpace).build().await.unwrap();
+    let error = builder(2).listen(listen).build().await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Conflict && error.to_string().contains("127.0.0.1:51820"), "{error}");
+    drop(first);
+    let error = builder(3).namespace("/run/netns/linux-nobody").build().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+}
+
+#[tokio::test]
+#[ignore = "it is run by the test above and by ci/linux-wireguard.sh, where things are missing"]
+async fn says_why_it_does_not_start() {
+    let builder = LinuxBackend::builder(NodeId::from_u128(1)).directory(directory());
+    let error = builder.tunnel(TunnelKind::UserSpace).build().await.unwrap_err();
+    println!("{:?}: {}", error.kind(), explain(&error));
+}

@@ -1,0 +1,315 @@
+//! What others break is repaired (X9): by the next apply, and by an agent that nobody tells, within its comparison interval.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "tests fail where something is missing, and say what they saw"
+)]
+
+use crate::breakages::Cuts::{self, Both, Local, Remote};
+use crate::breakages::Where::{self, Container, Network, Transport};
+use crate::breakages::{BREAKAGES, LOOKS};
+use crate::hosts;
+
+use std::fs::File;
+use std::future::pending;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use hosts::{Host, Region, is_root, network};
+use pn_core::backend::{Observed, OverlayBackend as _};
+use pn_core::*;
+use pn_overlay::{Agent, AgentHandle, AgentOptions, Leave};
+
+/// A host with two containers, and another with one.
+struct Scene {
+    region: Region,
+    containers: [ContainerId; 3],
+}
+
+impl Scene {
+    async fn start() -> Self {
+        let mut region = Region::start(2).await;
+        let containers = [region.add(1, 1).await, region.add(1, 2).await, region.add(1, 1).await];
+        region.apply().await;
+        Self { region, containers }
+    }
+
+    fn host(&self) -> &Host {
+        &self.region.hosts[0]
+    }
+
+    fn plan(&self) -> NodePlan {
+        self.region.state.node_plan(self.host().id)
+    }
+
+    /// Runs a command line somewhere.
+    fn sh(&self, place: Where, line: &str) -> String {
+        let vni = self.region.state.plan().networks[&network(1)].vni;
+        let line = line.replace("$VNI", &vni.to_string());
+        match place {
+            Network => self.host().sh_in(&network(1).to_string(), &line),
+            Transport => self.host().sh_in("transport", &line),
+            Container => self.region.netns(self.containers[0]).sh(&line),
+        }
+    }
+
+    /// Says what there is, but for numbers that mean nothing.
+    fn look(&self) -> String {
+        LOOKS.map(|(place, line)| format!("{place:?}: {line}\n{}", normal(&self.sh(place, line)))).join("\n")
+    }
+
+    fn reaches(&self, to: usize) -> bool {
+        let [from, to] = [0, to].map(|n| self.containers[n]);
+        self.region.netns(from).works(&format!("ping -c 1 -W 10 {}", self.region.address(to)))
+    }
+}
+
+/// Takes indexes, timers and Ethernet addresses that the kernel picked out of what was said.
+fn normal(said: &str) -> String {
+    let of_line = |line: &str| {
+        let line = line.replace('\\', " ");
+        let mut words = line.split_whitespace().filter(|word| !word.ends_with(':') || word.parse::<u32>().is_ok());
+        let mut kept = Vec::new();
+        while let Some(word) = words.next() {
+            let word = word.split('@').next().unwrap_or(word);
+            if word.ends_with("_timer") || ["link/ether", "link-netnsid", "link-netns", "numtxqueues"].contains(&word) {
+                // Ours are planned.
+                kept.extend(words.next().filter(|mac| mac.starts_with("02:00:")));
+            } else {
+                kept.push(word);
+            }
+        }
+        kept.join(" ")
+    };
+    let mut lines: Vec<String> = said.lines().map(of_line).collect();
+    // What is made anew comes last.
+    if !said.contains("table ") {
+        lines.sort_unstable();
+    }
+    lines.join("\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn x9_what_others_break_is_repaired() {
+    if !is_root() {
+        return;
+    }
+    let scene = Scene::start().await;
+    assert!(scene.reaches(1) && scene.reaches(2));
+    let (backend, plan) = (scene.host().linux(), scene.plan());
+    for (place, line, _) in BREAKAGES {
+        scene.sh(place, line);
+        let observed = backend.observe().await.unwrap();
+        assert_ne!(observed, Observed::from(&plan), "{place:?}: {line}: nobody would notice");
+        let report = backend.apply(&plan).await;
+        let failures: Vec<String> = report.failures().map(hosts::explain).collect();
+        assert!(failures.is_empty() && !report.is_unchanged(), "{place:?}: {line}: {failures:?}");
+        assert_eq!(backend.observe().await.unwrap(), Observed::from(&plan), "{place:?}: {line}");
+        let again = backend.apply(&plan).await;
+        assert!(again.is_unchanged(), "{place:?}: {line}: {:?}", again.outcomes);
+        assert!(scene.reaches(1), "{place:?}: {line}: no traffic to the other host");
+        assert!(scene.reaches(2), "{place:?}: {line}: no traffic on this host");
+    }
+    scene.region.tear_down().await;
+}
+
+/// How long after one comparison the agent of these tests makes the next.
+const INTERVAL: Duration = Duration::from_millis(250);
+
+/// What a repair may take besides: reading the kernel, `nft`, a handshake, all of it on a busy machine.
+const ALLOWANCE: Duration = Duration::from_secs(3);
+
+/// The kernel takes a namespace down in its own time, and its VNI is free only then.
+const NAMESPACE_ALLOWANCE: Duration = Duration::from_secs(20);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn x9_an_agent_repairs_what_is_broken_in_a_network_within_its_interval() {
+    agent_repairs(|place, line| place == Network && !line.starts_with("bridge") && !line.starts_with("nft")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn x9_an_agent_repairs_entries_and_filters_within_its_interval() {
+    agent_repairs(|place, line| place == Network && (line.starts_with("bridge") || line.starts_with("nft"))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn x9_an_agent_repairs_tunnels_and_containers_within_its_interval() {
+    agent_repairs(|place, _| place != Network).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn x9_an_agent_makes_namespaces_anew_that_are_not_kept_any_more() {
+    if !is_root() {
+        return;
+    }
+    let watched = Watched::start(Scene::start().await).await;
+    let kept = watched.scene.host().directory.join(watched.scene.host().id.to_string());
+    for place in [network(1).to_string(), "transport".to_owned()] {
+        let line = format!("umount {}", kept.join(place).display());
+        watched.is_repaired(&line, Remote, NAMESPACE_ALLOWANCE, || drop(hosts::sh(&line))).await;
+    }
+    watched.end().await;
+}
+
+/// Breaks one thing after the other, and waits for the agent.
+async fn agent_repairs(which: impl Fn(Where, &str) -> bool) {
+    if !is_root() {
+        return;
+    }
+    let watched = Watched::start(Scene::start().await).await;
+    let mut longest = (Duration::ZERO, "");
+    for (place, line, cuts) in BREAKAGES.into_iter().filter(|(place, line, _)| which(*place, line)) {
+        let took = watched.is_repaired(line, cuts, ALLOWANCE, || drop(watched.scene.sh(place, line))).await;
+        longest = longest.max((took, line));
+    }
+    println!("an interval of {INTERVAL:?}; the longest repair took {:?}: {}", longest.0, longest.1);
+    watched.end().await;
+}
+
+/// A source that has one plan.
+#[derive(Debug)]
+struct One(Option<NodePlan>);
+
+#[async_trait]
+impl PlanSource for One {
+    async fn next(&mut self) -> Followed {
+        match self.0.take() {
+            Some(plan) => Followed::Plan(plan),
+            None => pending().await,
+        }
+    }
+}
+
+/// A scene whose first host has an agent, and packets under way all the time.
+struct Watched {
+    scene: Scene,
+    agent: AgentHandle,
+    running: tokio::task::JoinHandle<pn_overlay::AgentStatus>,
+    /// To the other host, and on this one.
+    pings: [Pings; 2],
+    whole: String,
+}
+
+impl Watched {
+    async fn start(scene: Scene) -> Self {
+        let mut options = AgentOptions::new(1);
+        options.compare_every = INTERVAL;
+        let (overlay, names) = (Arc::new(scene.host().linux().clone()), scene.host().names.clone());
+        let (agent, handle) = Agent::new(scene.host().id, overlay, vec![names], options);
+        let running = tokio::spawn(agent.run(One(Some(scene.plan()))));
+        let mut status = handle.subscribe();
+        status.wait_for(|status| status.announced == Some(scene.plan().generation)).await.unwrap();
+        assert!(scene.reaches(1) && scene.reaches(2));
+        let pings = [1, 2].map(|to| Pings::start(&scene, to));
+        let whole = scene.look();
+        Self { scene, agent: handle, running, pings, whole }
+    }
+
+    /// Breaks something, and waits until everything is as it was and packets come through; returns how long that took.
+    async fn is_repaired(&self, line: &str, cuts: Cuts, allowance: Duration, break_it: impl Fn()) -> Duration {
+        let is_cut = [matches!(cuts, Remote | Both), matches!(cuts, Local | Both)];
+        // Where it is repaired before the next packet, nobody has seen that it was broken.
+        for _ in 0..5 {
+            let repairs = self.agent.status().repairs;
+            let before = self.pings.each_ref().map(Pings::at);
+            let broken = Instant::now();
+            break_it();
+            let mut status = self.agent.subscribe();
+            let repaired = status.wait_for(|status| status.repairs > repairs && !status.is_pending);
+            let deadline = INTERVAL + allowance;
+            let told = tokio::time::timeout(deadline, repaired).await;
+            assert!(told.is_ok(), "{line}: {:?}", self.agent.status());
+            drop(told);
+            let repaired_at = self.pings.each_ref().map(Pings::at);
+            loop {
+                let (look, took) = (self.scene.look(), broken.elapsed());
+                let answered =
+                    self.pings.iter().zip(repaired_at).all(|(pings, at)| pings.since(at).contains("bytes from"));
+                if look == self.whole && answered {
+                    break;
+                }
+                let differs = difference(&self.whole, &look);
+                assert!(
+                    took < deadline,
+                    "{line}: {took:?}: answered: {answered}; {differs}; {:?}",
+                    self.agent.status()
+                );
+            }
+            let took = broken.elapsed();
+            assert!(self.agent.status().failures.is_empty(), "{line}: {:?}", self.agent.status());
+            let seen = self.pings.iter().zip(before).zip(is_cut);
+            if seen.into_iter().all(|((pings, at), is_cut)| !is_cut || lost(&pings.since(at))) {
+                return took;
+            }
+        }
+        panic!("{line}: no packet was lost");
+    }
+
+    async fn end(self) {
+        self.agent.shutdown(Leave::Running);
+        self.running.await.unwrap();
+        self.scene.region.tear_down().await;
+    }
+}
+
+/// Says which lines are not the same.
+fn difference(before: &str, after: &str) -> String {
+    let missing =
+        before.lines().filter(|line| !after.lines().any(|other| other == *line)).map(|line| format!("- {line}"));
+    let added =
+        after.lines().filter(|line| !before.lines().any(|other| other == *line)).map(|line| format!("+ {line}"));
+    missing.chain(added).collect::<Vec<_>>().join("\n")
+}
+
+/// Packets from the first container to another, one every 20 ms.
+struct Pings {
+    file: String,
+    _ping: hosts::netns::Running,
+}
+
+impl Pings {
+    fn start(scene: &Scene, to: usize) -> Self {
+        let netns = scene.region.netns(scene.containers[0]);
+        let file = format!("/tmp/{}-{to}.pings", netns.0);
+        let to = scene.region.address(scene.containers[to]);
+        // `ip netns exec` would keep copies of the mounts that namespaces are kept by.
+        let (path, said) = (netns.path(), File::create(&file).unwrap());
+        let mut ping = Command::new("nsenter");
+        ping.arg(format!("--net={}", path.display())).args(["ping", "-n", "-O", "-i", "0.02", &to.to_string()]);
+        ping.stderr(said.try_clone().unwrap()).stdout(said);
+        let pings = Self { file, _ping: hosts::netns::Running(ping.spawn().unwrap()) };
+        hosts::eventually("a ping", || {
+            std::fs::read_to_string(&pings.file).is_ok_and(|said| said.contains("bytes from"))
+        });
+        pings
+    }
+
+    /// Returns where its report ends now.
+    fn at(&self) -> u64 {
+        std::fs::metadata(&self.file).unwrap().len()
+    }
+
+    /// Returns what was reported since.
+    fn since(&self, at: u64) -> String {
+        let mut file = File::open(&self.file).unwrap();
+        file.seek(SeekFrom::Start(at)).unwrap();
+        let mut said = String::new();
+        file.read_to_string(&mut said).unwrap();
+        said
+    }
+}
+
+impl Drop for Pings {
+    fn drop(&mut self) {
+        drop(std::fs::remove_file(&self.file));
+    }
+}
+
+/// Returns whether some packets were not answered.
+fn lost(said: &str) -> bool {
+    said.lines().any(|line| !line.is_empty() && !line.contains("bytes from") && line.len() > 10)
+}
