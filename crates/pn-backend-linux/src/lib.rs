@@ -2,10 +2,12 @@
 #![deny(unsafe_code)]
 
 pub mod backend;
+mod carrier;
 mod diff;
 mod encryptor;
 mod execute;
 mod firewall;
+mod frame;
 mod kernel;
 mod lower;
 mod message;
@@ -16,6 +18,7 @@ mod probe;
 mod screen;
 mod sys;
 mod tunnel;
+mod underlay;
 mod wireguard;
 mod worker;
 
