@@ -53,8 +53,7 @@ pub(crate) fn cut(
         }
         return take(to.0, &frame[PACKET..]);
     }
-    let inside: [u8; INSIDE] =
-        *packet.udp.payload.first_chunk().filter(|_| is_tunnel).ok_or(DropReason::NotIp)?;
+    let inside: [u8; INSIDE] = *packet.udp.payload.first_chunk().filter(|_| is_tunnel).ok_or(DropReason::NotIp)?;
     let outside = outside_len(to.0);
     let whole = PACKET + outside..frame.len();
     let mut segments = Segments::new(&told, frame, whole).ok_or(DropReason::NotIp)?;

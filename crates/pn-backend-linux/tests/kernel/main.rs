@@ -8,4 +8,5 @@ mod laws;
 mod matrix;
 mod mtu;
 mod reach;
+mod whole;
 mod wireguard;
