@@ -53,9 +53,11 @@ impl Underlay {
         let flags = MsgFlags::MSG_DONTWAIT;
         let message =
             recvmsg::<SockaddrStorage>(self.socket.as_raw_fd(), &mut buffers, Some(&mut self.control), flags)?;
-        let segment = message.cmsgs()?.find_map(|control| match control {
-            ControlMessageOwned::UdpGroSegments(size) => usize::try_from(size).ok().filter(|size| *size > 0),
-            _ => None,
+        let segment = message.cmsgs()?.find_map(|control| {
+            let ControlMessageOwned::UdpGroSegments(size) = control else {
+                return None;
+            };
+            usize::try_from(size).ok().filter(|size| *size > 0)
         });
         let from = message.address.and_then(|address| {
             let ipv4 = address.as_sockaddr_in().map(|address| SocketAddr::V4((*address).into()));
