@@ -17,7 +17,6 @@ use pn_core::{
 };
 use pn_dns::{Names, OtherNames};
 use pn_overlay::{DropCounters, PrivateKey, Tunnel};
-use tokio::net::UdpSocket;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -26,7 +25,9 @@ use crate::firewall::Nft;
 use crate::memory::Memory;
 use crate::netns::Namespaces;
 use crate::probe::{self, Features};
+use crate::sys;
 use crate::tunnel::Engine;
+use crate::underlay::Underlay;
 use crate::wireguard::{self, WireGuard};
 use crate::worker::{Command, Worker, error};
 
@@ -54,8 +55,10 @@ pub struct LinuxBackend {
 pub enum TunnelKind {
     /// The kernel's WireGuard.
     Kernel,
-    /// WireGuard in this process, on a TUN device.
+    /// WireGuard in this process, on a TAP device that large packets in VXLAN cross whole: Linux 6.17 and newer.
     UserSpace,
+    /// The same with packets that the kernel has cut before, for kernels that refuse.
+    UserSpacePlain,
 }
 
 /// What the kernel counted.
@@ -130,7 +133,8 @@ impl Builder {
         self
     }
 
-    /// Sets who encrypts: the kernel if it can, unless it is set.
+    /// Sets who encrypts: the kernel if it can, then this process with large packets whole if the kernel takes them, unless it
+    /// is set.
     pub const fn tunnel(mut self, kind: TunnelKind) -> Self {
         self.tunnel = Some(kind);
         self
@@ -201,6 +205,12 @@ impl Builder {
         let probed = namespaces.scratch(|| Ok((probe::features()?, probe::filters(self.nft)?)));
         let (features, nft): (Features, Nft) =
             probed.map_err(|source| denied("make a network namespace on", source))??;
+        let is_whole = if features.tun.is_ok() {
+            let tap = namespaces.scratch(|| sys::create_tap("whole0", true).map(drop));
+            tap.map_err(|source| denied("make a network namespace on", source))?
+        } else {
+            Ok(())
+        };
         let private_key = match self.private_key.clone() {
             Some(key) => key,
             None => PrivateKey::from_bytes(random()?),
@@ -209,14 +219,19 @@ impl Builder {
         let drops = Arc::new(DropCounters::default());
         let kind = match (self.tunnel, features.has_wireguard) {
             (None, true) => TunnelKind::Kernel,
-            (None, false) => TunnelKind::UserSpace,
-            (Some(kind), has_wireguard) if kind == TunnelKind::UserSpace || has_wireguard => kind,
-            (Some(_), _) => {
+            (None, false) if is_whole.is_ok() => TunnelKind::UserSpace,
+            (None, false) | (Some(TunnelKind::UserSpacePlain), _) => TunnelKind::UserSpacePlain,
+            (Some(TunnelKind::Kernel), true) => TunnelKind::Kernel,
+            (Some(TunnelKind::UserSpace), _) => {
+                is_whole.map_err(|source| error("make", "a TAP device that packets in tunnels cross whole", source))?;
+                TunnelKind::UserSpace
+            }
+            (Some(TunnelKind::Kernel), false) => {
                 let object = format!("{object} by the kernel: it has no wireguard module");
                 return Err(BackendError::new(ErrorKind::Unsupported, "encrypt on", object));
             }
         };
-        if kind == TunnelKind::UserSpace {
+        if kind != TunnelKind::Kernel {
             features.tun.clone()?;
         }
         let bind = |source| error("bind", format!("underlay address {}", self.listen), source);
@@ -233,11 +248,11 @@ impl Builder {
                 };
                 (local_addr, Encryptor::Kernel(WireGuard::new(private_key, local_addr.port())))
             }
-            TunnelKind::UserSpace => {
+            TunnelKind::UserSpace | TunnelKind::UserSpacePlain => {
                 let socket = std::net::UdpSocket::bind(self.listen).map_err(bind)?;
                 let local_addr = socket.local_addr().map_err(bind)?;
-                let socket = into_tokio(socket, &runtime).map_err(bind)?;
-                let engine = Engine::new(runtime.clone(), socket, Tunnel::new(private_key), Arc::clone(&drops));
+                let (underlay, is_whole) = (Underlay::new(socket).map_err(bind)?, kind == TunnelKind::UserSpace);
+                let engine = Engine::new(underlay, Tunnel::new(private_key), Arc::clone(&drops), is_whole);
                 (local_addr, Encryptor::UserSpace(engine))
             }
         };
@@ -276,19 +291,6 @@ fn random() -> Result<[u8; 32], BackendError> {
         .map(|()| octets)
         .map_err(|error| BackendError::new(ErrorKind::Io, "read", "the system's random numbers").with_source(error))
 }
-
-/// Gives the socket room for bursts, as far as the kernel lets it, and to the runtime.
-fn into_tokio(socket: std::net::UdpSocket, runtime: &Handle) -> io::Result<UdpSocket> {
-    use nix::sys::socket::{setsockopt, sockopt};
-    setsockopt(&socket, sockopt::RcvBuf, &SOCKET_BUFFER)?;
-    setsockopt(&socket, sockopt::SndBuf, &SOCKET_BUFFER)?;
-    socket.set_nonblocking(true)?;
-    let _runtime = runtime.enter();
-    UdpSocket::from_std(socket)
-}
-
-/// What the kernel is asked to buffer for the underlay socket, in each direction; it may give less.
-const SOCKET_BUFFER: usize = 4 << 20;
 
 /// What to do where something is denied.
 pub(crate) const NEEDED: &str = ", which needs CAP_SYS_ADMIN and CAP_NET_ADMIN";

@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd as _;
 
 use pn_core::{NodeId, PublicKey};
 
+use crate::carrier::Device;
 use crate::kernel::{Identity, Link, LinkKind, LinkName, Peer, Place};
 use crate::message;
 use crate::netlink::Netlink;
@@ -44,9 +45,16 @@ impl Encryptor {
             }
             Self::UserSpace(engine) => {
                 engine.stop();
-                let name = LinkName::Tunnel.to_string();
-                let device = namespaces.within(Place::Transport, || sys::create_tun(&name))?;
-                engine.carry(device)
+                let is_whole = engine.is_whole;
+                let (file, mac) = namespaces.within(Place::Transport, || {
+                    let created = sys::create_tap(&LinkName::Tunnel.to_string(), is_whole)?;
+                    // Whoever is behind it gets every frame.
+                    let request = message::without_neighbours(LinkName::Tunnel);
+                    let mut netlink = Netlink::open(SockProtocol::NetlinkRoute)?;
+                    netlink.change(vec![request]).into_iter().collect::<io::Result<()>>()?;
+                    Ok(created)
+                })?;
+                engine.carry(Device { file, mac, is_whole })
             }
         }
     }

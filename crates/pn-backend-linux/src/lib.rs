@@ -2,11 +2,13 @@
 #![deny(unsafe_code)]
 
 pub mod backend;
+mod carrier;
 mod compare;
 mod diff;
 mod encryptor;
 mod execute;
 mod firewall;
+mod frame;
 mod kernel;
 mod lower;
 mod memory;
@@ -19,6 +21,7 @@ mod report;
 mod screen;
 mod sys;
 mod tunnel;
+mod underlay;
 mod wireguard;
 mod worker;
 

@@ -156,6 +156,15 @@ fn port_data(port: Port) -> Vec<InfoBridgePort> {
     ]
 }
 
+/// Has a link of Ethernet's kind ask for nobody's address.
+pub(crate) fn without_neighbours(name: LinkName) -> Request {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_string()));
+    message.header.flags = LinkFlags::Noarp;
+    message.header.change_mask = LinkFlags::Noarp;
+    (RouteNetlinkMessage::NewLink(message), 0)
+}
+
 /// Removes a link.
 pub(crate) fn remove_link(name: LinkName) -> Request {
     let mut message = LinkMessage::default();

@@ -48,7 +48,7 @@ pub(crate) fn features() -> Result<Features, BackendError> {
     }
     let has_wireguard = attempt(message::create_wireguard(&link(LinkKind::WireGuard(None)), fd)).is_ok();
     // The name is another than WireGuard's device has.
-    let tun = required("a TUN device with /dev/net/tun", "tun", sys::create_tun("tunnel1").map(drop));
+    let tun = required("a TAP device with /dev/net/tun", "tun", sys::create_tap("tunnel1", false).map(drop));
     let mut limits = Limits::default();
     if let Some(neighbours) = neighbours(&mut netlink) {
         limits.neighbours = neighbours;

@@ -92,7 +92,8 @@ impl DataPlane {
             Self::Userspace(_) => "WireGuard in this process",
             Self::Linux(backend) => match backend.tunnel() {
                 TunnelKind::Kernel => "WireGuard in the kernel",
-                TunnelKind::UserSpace => "WireGuard in this process, on a TUN device",
+                TunnelKind::UserSpace => "WireGuard in this process, large packets whole",
+                TunnelKind::UserSpacePlain => "WireGuard in this process, packet by packet",
             },
         }
     }

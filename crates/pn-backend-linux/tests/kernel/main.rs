@@ -14,4 +14,5 @@ mod mtu;
 mod objects;
 mod reach;
 mod repairs;
+mod whole;
 mod wireguard;

@@ -71,13 +71,12 @@ impl Driver {
                     start = end;
                 }
             }
-            drop(opener);
-            drop(tunnel);
-            self.write_merged();
             if !more {
-                return;
+                break;
             }
         }
+        // Not before: where each datagram is a message of its own, a batch is little to put together.
+        self.write_merged();
     }
 
     fn open(

@@ -30,6 +30,8 @@ pub struct Coalescer<Place> {
     /// As many as there ever were at a time; those that are in use come first.
     groups: Vec<Group<Place>>,
     used: usize,
+    /// How long a merged packet may be.
+    longest: usize,
 }
 
 #[derive(Debug)]
@@ -74,7 +76,7 @@ pub struct Merged<'a, Place> {
 
 impl<Place> Default for Coalescer<Place> {
     fn default() -> Self {
-        Self { groups: Vec::new(), used: 0 }
+        Self { groups: Vec::new(), used: 0, longest: MAX_PACKET }
     }
 }
 
@@ -83,6 +85,12 @@ impl<Place: Copy + PartialEq> Coalescer<Place> {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Makes one that leaves so many octets in front of a merged packet, for the headers of a tunnel.
+    #[must_use]
+    pub fn below(headers: usize) -> Self {
+        Self { longest: MAX_PACKET.saturating_sub(headers), ..Self::default() }
     }
 
     /// Returns whether there are no packets.
@@ -107,7 +115,7 @@ impl<Place: Copy + PartialEq> Coalescer<Place> {
             if let Some(group) = self.groups[..self.used].iter_mut().rev().find(of_flow)
                 && !group.is_closed
                 && is_intact
-                && group.merge(headers, buffer, packet.clone())
+                && group.merge(headers, buffer, packet.clone(), self.longest)
             {
                 return;
             }
@@ -155,7 +163,7 @@ impl<Place: Copy + PartialEq> Coalescer<Place> {
 
 impl<Place> Group<Place> {
     /// Appends a packet of the same flow, where it is the next segment.
-    fn merge(&mut self, headers: &Headers, buffer: &[u8], packet: Range<usize>) -> bool {
+    fn merge(&mut self, headers: &Headers, buffer: &[u8], packet: Range<usize>, longest: usize) -> bool {
         let Some(flow) = &mut self.flow else {
             return false;
         };
@@ -163,7 +171,7 @@ impl<Place> Group<Place> {
         let payload = octets.len() - headers.len;
         if payload == 0
             || payload > flow.size
-            || flow.headers.len + flow.payload + payload > MAX_PACKET
+            || flow.headers.len + flow.payload + payload > longest
             || *headers != flow.headers
         {
             return false;

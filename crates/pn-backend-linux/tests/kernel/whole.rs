@@ -1,0 +1,43 @@
+//! Large packets through the tunnel in this process: whole, cut by the kernel before, and from one kind to the other.
+
+use crate::hosts;
+
+use hosts::{Region, eventually, is_root, sh};
+use pn_backend_linux::TunnelKind;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_packets_cross_whole_and_plain_and_mixed() {
+    if !is_root() {
+        return;
+    }
+    let kinds = [TunnelKind::UserSpace, TunnelKind::UserSpacePlain, TunnelKind::UserSpace];
+    let mut region = Region::start_with(3, |n, builder| builder.tunnel(kinds[usize::from(n) - 1])).await;
+    region.add_network(3, |request| request.families = pn_core::Families::DualStack);
+    let mut containers = Vec::new();
+    for node in 1..=3 {
+        assert_eq!(region.hosts[node - 1].linux().tunnel(), kinds[node - 1]);
+        containers.push(region.add(3, node).await);
+    }
+    region.apply().await;
+    let (sent, received) = (format!("/tmp/{}-sent", region.switch().0), format!("/tmp/{}-received", region.switch().0));
+    sh(&format!("head -c 30000000 /dev/urandom > {sent}"));
+    let prefix = pn_core::Ipv6Prefix::of_network(hosts::network(3));
+    for (from, to) in [(0, 1), (1, 0), (0, 2), (2, 0)] {
+        let (from, to) = (region.netns(containers[from]), containers[to]);
+        let address = region.address(to);
+        for (listen, connect) in [
+            ("TCP4-LISTEN:9", format!("TCP4:{address}:9")),
+            ("TCP6-LISTEN:9", format!("TCP6:[{}]:9", prefix.address(address))),
+        ] {
+            let mut server =
+                region.netns(to).spawn(&format!("socat -u {listen},reuseaddr OPEN:{received},creat,trunc"));
+            eventually("a transfer", || from.works(&format!("socat -u OPEN:{sent} {connect},connect-timeout=5")));
+            assert!(server.0.wait().expect("it can be waited for").success());
+            sh(&format!("cmp {sent} {received}"));
+        }
+        // Fragments have no ports and are merged by nobody.
+        assert!(from.works(&format!("ping -c 1 -W 10 -s 20000 {address}")));
+    }
+    drop((std::fs::remove_file(&sent), std::fs::remove_file(&received)));
+    region.tear_down().await;
+}
