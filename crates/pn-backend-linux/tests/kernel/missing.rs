@@ -39,7 +39,7 @@ async fn without_what_it_needs_it_does_not_start_and_says_what_is_missing() {
     let host = Netns::new("port");
     let builder = |n| LinuxBackend::builder(NodeId::from_u128(n)).directory(directory()).namespace(host.path());
     let listen = "127.0.0.1:51820".parse().unwrap();
-    let first = builder(1).listen(listen).tunnel(TunnelKind::UserSpace).build().await.unwrap();
+    let first = builder(1).listen(listen).tunnel(TunnelKind::UserSpacePlain).build().await.unwrap();
     let error = builder(2).listen(listen).build().await.unwrap_err();
     assert!(error.kind() == ErrorKind::Conflict && error.to_string().contains("127.0.0.1:51820"), "{error}");
     drop(first);
@@ -51,6 +51,6 @@ async fn without_what_it_needs_it_does_not_start_and_says_what_is_missing() {
 #[ignore = "it is run by the test above and by ci/linux-wireguard.sh, where things are missing"]
 async fn says_why_it_does_not_start() {
     let builder = LinuxBackend::builder(NodeId::from_u128(1)).directory(directory());
-    let error = builder.tunnel(TunnelKind::UserSpace).build().await.unwrap_err();
+    let error = builder.tunnel(TunnelKind::UserSpacePlain).build().await.unwrap_err();
     println!("{:?}: {}", error.kind(), explain(&error));
 }

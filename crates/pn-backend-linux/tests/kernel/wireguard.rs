@@ -34,7 +34,7 @@ async fn the_kernels_wireguard_and_user_space_mix() {
     if !has_wireguard().await {
         return;
     }
-    let kinds = [TunnelKind::Kernel, TunnelKind::Kernel, TunnelKind::UserSpace];
+    let kinds = [TunnelKind::Kernel, TunnelKind::Kernel, TunnelKind::UserSpacePlain];
     let mut region = Region::start_with(3, |n, builder| builder.tunnel(kinds[usize::from(n) - 1])).await;
     let mut containers = Vec::new();
     for node in 1..=3 {
@@ -109,5 +109,17 @@ async fn the_kernels_wireguard_and_user_space_mix() {
     assert!(!region.hosts[0].netns.sh("cat /proc/net/udp").contains(":12B5 "), "VXLAN is open on the underlay");
     let links = region.hosts[0].sh_in(&network(1).to_string(), "ip link");
     assert!(links.contains("vxlan0") && !links.contains("tunnel0"), "{links}");
+    region.tear_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "it is run by ci/linux-wireguard.sh, on a kernel that is old and has no WireGuard yet"]
+async fn a_kernel_that_refuses_large_packets_in_tunnels_cuts_them_itself() {
+    let mut region = Region::start(2).await;
+    let containers = [region.add(1, 1).await, region.add(1, 2).await];
+    assert!(region.hosts.iter().all(|host| host.linux().tunnel() == TunnelKind::UserSpacePlain));
+    region.apply().await;
+    let ping = format!("ping -c 1 -W 20 -s 20000 {}", region.address(containers[1]));
+    assert!(region.netns(containers[0]).works(&ping));
     region.tear_down().await;
 }
