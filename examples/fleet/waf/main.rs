@@ -317,20 +317,22 @@ async fn check(scene: &Scene<'_>) -> Result<Vec<Check>, Error> {
     let open = String::from_utf8_lossy(&open.stdout).lines().filter(|line| line.contains(":12B5 ")).count();
     note("no VXLAN on the underlay", open == 0, format!("{open} sockets of VXLAN on the host"));
 
-    // What was captured may be a moment behind.
+    // What was captured may be a moment behind, or have begun late: more is asked for until there is enough to look at.
     let fields = ["-T", "fields", "-e", "_ws.col.Protocol", "-e", "udp.payload"];
     let filter = ["-Y", "ip and not igmp"];
     let tshark = [&["tshark", "-r", capture][..], &filter, &fields].concat();
     let mut lines = Vec::new();
     timeout(SOON, async {
         while lines.len() < 50 {
+            fetch(client, PUBLIC_URL).await?;
             let output = namespaces::run(client, &tshark).await?;
             lines = String::from_utf8_lossy(&output.stdout).lines().map(ToOwned::to_owned).collect();
             sleep(Duration::from_millis(50)).await;
         }
         Ok::<_, Error>(())
     })
-    .await??;
+    .await
+    .map_err(|_| format!("{capture} has fewer than 50 packets after {SOON:?}"))??;
     let foreign = lines.iter().filter(|line| !line.starts_with("WireGuard")).count();
     let octets = std::fs::read(capture)?;
     let clear = pages.iter().filter(|page| octets.windows(page.len()).any(|window| window == page.as_bytes())).count();
