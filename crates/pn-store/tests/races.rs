@@ -250,6 +250,30 @@ async fn a_lost_answer_is_found_after_others_wrote() {
     assert_eq!(other.state().await.unwrap().containers(NetworkId::from_u128(1)).count(), 8);
 }
 
+/// Others take every VNI while one writer is about to commit: the turn has come round to the number that it chose.
+#[tokio::test(start_paused = true)]
+async fn a_writer_that_was_overtaken_by_a_whole_round_takes_no_vni_twice() {
+    let memory = MemoryStore::new();
+    let store = Faulty::new(memory.clone());
+    let region = region(3, "10.240.0.0/22");
+    let others = Registry::new(Arc::new(memory), region.clone());
+    for n in 1..=4 {
+        let project = Project::new(ProjectId::from_u128(n), "x".parse().unwrap());
+        others.apply(Change::AddProject(project)).await.unwrap();
+    }
+    let slow = Registry::new(Arc::new(store.clone()), region);
+    store.queue([Fault::Delay(Duration::from_millis(30))]);
+    let (late, ()) = tokio::join!(slow.apply(enable(4)), async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        for n in 1..=3 {
+            others.apply(enable(n)).await.unwrap();
+        }
+    });
+    let refused = late.expect_err("all three are taken");
+    assert!(matches!(refused, RegistryError::Refused(ApplyError::VnisInUse { .. })), "{refused:?}");
+    assert_eq!(others.state().await.unwrap().networks().count(), 3);
+}
+
 /// Counts what is asked of a store.
 #[derive(Debug, Clone)]
 struct Counted {

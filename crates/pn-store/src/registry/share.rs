@@ -29,8 +29,6 @@ pub(super) struct Share {
     pub(super) asked: Seen,
     /// The keys of projects, whose heads were asked for.
     pub(super) projects: Vec<(ProjectId, Arc<Project>)>,
-    /// Prefixes that were read whole.
-    listed: Vec<Key>,
     /// The revision as of which it is, or a younger one.
     pub(super) revision: Revision,
     /// Keys that are as they are whatever the records say.
@@ -48,7 +46,6 @@ struct Reader<'a> {
     heads: BTreeMap<ProjectId, Head>,
     asked: Seen,
     projects: Vec<(ProjectId, Arc<Project>)>,
-    listed: Vec<Key>,
     revision: Revision,
     also: Vec<Precondition>,
     reserved: Vec<Vni>,
@@ -79,7 +76,6 @@ impl Registry {
             heads: BTreeMap::new(),
             asked: Seen::new(),
             projects: Vec::new(),
-            listed: Vec::new(),
             revision: Revision::ZERO,
             also: Vec::new(),
             reserved: Vec::new(),
@@ -143,7 +139,6 @@ impl Reader<'_> {
 
     async fn project(&mut self, id: ProjectId, head: Option<&Entry>) -> Result<(), RegistryError> {
         let prefix = layout::project(id);
-        self.listed.push(prefix.clone());
         let Some(head) = head else {
             // Without a head there is no project, and none can come without it.
             self.heads.insert(id, Head::default());
@@ -258,8 +253,8 @@ impl Reader<'_> {
         let mut state = State::load(region.clone(), Generation::ZERO, self.records)?;
         self.reserved.into_iter().for_each(|vni| state.reserve_vni(vni));
         let records = state.records();
-        let Self { heads, asked, projects, listed, revision, also, is_mixed, is_linked, foreign, .. } = self;
-        Ok(Share { state, records, is_linked, heads, asked, projects, listed, revision, foreign, also, is_mixed })
+        let Self { heads, asked, projects, revision, also, is_mixed, is_linked, foreign, .. } = self;
+        Ok(Share { state, records, is_linked, heads, asked, projects, revision, foreign, also, is_mixed })
     }
 }
 
@@ -269,9 +264,11 @@ impl Share {
         let listed = || self.projects.iter().find_map(|(_, project)| project.revisions.get(key).copied());
         match self.asked.get(key).copied().or_else(|| listed().map(Some)) {
             Some(Some(revision)) => Some(Precondition::At(key.clone(), revision)),
-            Some(None) => Some(Precondition::Absent(key.clone())),
-            None if self.listed.iter().any(|prefix| key.starts_with(prefix)) => Some(Precondition::Absent(key.clone())),
-            None => None,
+            // Heads guard memberships, which several containers share.
+            None if key.starts_with(&layout::members()) => None,
+            // What was not found, and what is new. Whoever read long ago whose turn it is among the VNIs may find that it is
+            // the same number's turn again: that the number is free is a condition of its own.
+            Some(None) | None => Some(Precondition::Absent(key.clone())),
         }
     }
 }
