@@ -181,8 +181,9 @@ impl Carrier {
                 }
                 self.open_one(&mut opener, from, datagram).unwrap_or_else(|reason| self.drops.count(reason));
             }
-            self.write_merged();
         }
+        // Not before: where each datagram is a message of its own, a batch is little to put together.
+        self.write_merged();
     }
 
     fn open_one(&mut self, opener: &mut Opener<'_>, from: SocketAddr, datagram: &[u8]) -> Result<(), DropReason> {
