@@ -88,6 +88,10 @@ if [[ $EUID == 0 ]]; then
     # Both with what the tests were built with.
     step "the firewall use case"
     target/debug/examples/waf
+    # And as an ordinary user, who is root in a user namespace alone.
+    install -m 755 target/debug/examples/waf "$example/waf"
+    (cd / && HOME=/ setpriv --reuid=65534 --regid=65534 --clear-groups unshare --user --map-root-user --net --mount \
+        sh -c "mount -t tmpfs run /run && exec '$example/waf'")
     step "containers of an engine"
     PN_BINARIES=$PWD/target/debug ci/podman.sh
     step "the zone through people's resolvers"

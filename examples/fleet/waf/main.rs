@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// Builds the use case on this machine and checks what it promises. It needs root.
+/// Builds the use case on this machine and checks what it promises. It needs root, or a user namespace with a /run of its own.
 #[derive(Debug, Parser)]
 struct Options {
     /// How many hosts to make.
@@ -58,6 +58,10 @@ struct Cluster {
 
 /// Where the public reaches nginx.
 const PUBLIC_URL: &str = "http://198.51.100.1/";
+
+/// How anybody can be root enough.
+const IN_A_USER_NAMESPACE: &str = "unshare --user --map-root-user --net --mount \\\n    \
+     sh -c 'mount -t tmpfs run /run && exec target/release/examples/waf'";
 
 /// What takes longer does not come any more.
 const SOON: Duration = Duration::from_secs(30);
@@ -179,7 +183,12 @@ async fn fetch(netns: &str, url: &str) -> Result<(String, String), Error> {
 
 async fn run(options: &Options) -> Result<bool, Error> {
     let directory = PathBuf::from(namespaces::DIRECTORY).join("nginx");
-    std::fs::create_dir_all(&directory)?;
+    std::fs::create_dir_all(&directory).map_err(|error| {
+        format!(
+            "cannot make {}: {error}; run it as root, or in a user namespace:\n{IN_A_USER_NAMESPACE}",
+            directory.display()
+        )
+    })?;
     let mut cluster = Cluster::start(options.nodes).await?;
     let (shop, network) = cluster.add_project("shop")?;
     let (my_app, backends) = cluster.add_app(shop, "my-app", "web:0 my-app-backend:2", &[1, 2]).await?;
@@ -206,8 +215,7 @@ async fn run(options: &Options) -> Result<bool, Error> {
         pages.push(page);
     }
     let capture = directory.join("underlay.pcap").display().to_string();
-    let tcpdump = ["tcpdump", "-i", "br0", "--immediate-mode", "-U", "-Z", "root", "-w", &capture];
-    let _tcpdump = namespaces::spawn(&cluster.underlay, &tcpdump)?;
+    let _capturing = namespaces::spawn(&cluster.underlay, &["dumpcap", "-q", "-i", "br0", "-w", &capture])?;
     let name = Name::of_type(network, my_app, "my-app-backend".parse()?).to_string();
     let _nginx = nginx::start(public, &directory, &name)?;
     let started = async {
@@ -321,18 +329,21 @@ async fn check(scene: &Scene<'_>) -> Result<Vec<Check>, Error> {
     let fields = ["-T", "fields", "-e", "_ws.col.Protocol", "-e", "udp.payload"];
     let filter = ["-Y", "ip and not igmp"];
     let tshark = [&["tshark", "-r", capture][..], &filter, &fields].concat();
-    let mut lines = Vec::new();
+    let (mut lines, mut complaint) = (Vec::new(), String::new());
     timeout(SOON, async {
         while lines.len() < 50 {
             fetch(client, PUBLIC_URL).await?;
             let output = namespaces::run(client, &tshark).await?;
+            complaint = String::from_utf8_lossy(&output.stderr).lines().take(3).collect::<Vec<_>>().join("; ");
             lines = String::from_utf8_lossy(&output.stdout).lines().map(ToOwned::to_owned).collect();
             sleep(Duration::from_millis(50)).await;
         }
         Ok::<_, Error>(())
     })
     .await
-    .map_err(|_| format!("{capture} has fewer than 50 packets after {SOON:?}"))??;
+    .map_err(|_| {
+        format!("{capture} has {} packets after {SOON:?}, not the 50 to look at. {complaint}", lines.len())
+    })??;
     let foreign = lines.iter().filter(|line| !line.starts_with("WireGuard")).count();
     let octets = std::fs::read(capture)?;
     let clear = pages.iter().filter(|page| octets.windows(page.len()).any(|window| window == page.as_bytes())).count();

@@ -24,7 +24,7 @@ pub(crate) fn start(netns: &str, directory: &Path, backend: &str) -> Result<Chil
     std::fs::write(
         &configuration,
         format!(
-            "load_module modules/ngx_http_modsecurity_module.so;\n\
+            "load_module modules/ngx_http_modsecurity_module.so; user root;\n\
              daemon off; master_process off; pid {at}/nginx.pid; error_log {at}/error.log;\n\
              events {{ worker_connections 64; }}\n\
              http {{\n\
