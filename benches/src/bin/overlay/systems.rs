@@ -62,8 +62,8 @@ impl System {
     /// Returns the program that it needs and that is not there.
     pub(crate) fn missing(self) -> Option<&'static str> {
         let wanted: &[&'static str] = match self {
-            Self::Veth | Self::Vxlan | Self::Userspace { .. } | Self::Bridge | Self::InProcess => &["ip"],
-            Self::Kernel => &["ip", "nft"],
+            Self::Veth | Self::Vxlan | Self::Userspace { .. } | Self::InProcess => &["ip"],
+            Self::Bridge | Self::Kernel => &["ip", "nft"],
             Self::Boringtun { .. } | Self::VxlanOverBoringtun => &["boringtun-cli", "wg"],
             Self::Gotatun => &["gotatun", "wg"],
             Self::WireguardGo => &["wireguard-go", "wg"],
@@ -132,7 +132,7 @@ impl System {
                         &node,
                         &format!(
                             "ip link add br0 type bridge; ip link set br0 up; ip link set pn-tap master br0
-                             ip link add v0 type veth peer name eth0 netns {inside}; ip link set v0 master br0 up"
+                             ip link add {PORT} type veth peer name eth0 netns {inside}; ip link set {PORT} master br0 up"
                         ),
                     )?;
                     namespaces.sh(
@@ -142,6 +142,7 @@ impl System {
                              ip neighbour add 10.240.0.{other} lladdr 02:00:0a:f0:00:0{other} dev eth0 nud permanent"
                         ),
                     )?;
+                    namespaces.sh(&node, &filter(me))?;
                 }
                 (running.client, running.server) = ("cont0", "cont1");
                 running.address = CONTAINER[1].to_string();
@@ -266,6 +267,22 @@ firewall: {{outbound: [{{port: any, proto: any, host: any}}], inbound: [{{port: 
         self.address = "10.79.0.2".into();
         Ok(())
     }
+}
+
+/// A container's port of a bridge.
+const PORT: &str = "pn-0af00001";
+
+/// Returns a script that filters what crosses the bridge of a node as the kernel's data plane does, with the same rules.
+fn filter(me: usize) -> String {
+    let rules = include_str!("../../../../crates/pn-backend-linux/src/firewall/network.nft");
+    // The node itself is in this namespace, too: what it may receive is not the network's to say.
+    let rules = rules.split("table inet").next().unwrap_or_default().replace("vxlan0", "pn-tap");
+    let (mac, ip) = (format!("02:00:0a:f0:00:0{me}"), format!("10.240.0.{me}"));
+    let table = "add element bridge private_network";
+    format!(
+        "nft -f - <<'END'\n{rules}\n{table} sources {{ {PORT} . {mac} . {ip} }}\n{table} arp_sources {{ {PORT} . {mac} . {mac} . {ip} }}\n\
+         {table} destinations {{ {PORT} . {mac} . {ip} }}\nEND\n"
+    )
 }
 
 /// Returns the path of this program, which is also the nodes and the loads.
