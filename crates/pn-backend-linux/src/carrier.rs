@@ -17,9 +17,10 @@ use pn_overlay::{DropCounters, DropReason, Opener, Outbox, Tunnel};
 use crate::frame::{self, Head, Outside};
 use crate::underlay::Underlay;
 
-/// Frames taken from the device, and batches from the underlay, before the other gets its turn.
+/// Frames taken from the device, and messages from the underlay, before the other gets its turn; of messages so many octets.
 const READS: usize = 64;
-const BATCHES: usize = 4;
+const MESSAGES: usize = 64;
+const MESSAGE_OCTETS: usize = 256 * 1024;
 
 /// Octets that wait for the underlay before they are sent, though there may be more to come.
 const FLUSH: usize = 60_000;
@@ -168,13 +169,18 @@ impl Carrier {
         let tunnel = Arc::clone(&self.tunnel);
         let tunnel = lock(&tunnel);
         let mut opener = tunnel.opener();
-        for _ in 0..BATCHES {
+        let mut octets = 0;
+        for _ in 0..MESSAGES {
+            if octets >= MESSAGE_OCTETS {
+                break;
+            }
             let (from, len, segment) = match underlay.receive() {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // An ICMP error that some earlier datagram caused.
                 Err(_) => continue,
             };
+            octets += len;
             for datagram in underlay.buffer.get(..len).unwrap_or_default().chunks(segment) {
                 if self.opened.len() - self.opened_to < datagram.len().max(MIN_BUFFER) {
                     self.write_merged();
