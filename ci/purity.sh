@@ -34,7 +34,7 @@ only boringtun '^crates/pn-overlay/src/peer\.rs$'
 only hickory_proto '^crates/pn-dns/(src/wire(\.rs|/)|tests/forward\.rs$)'
 only hickory_resolver '^crates/pn-dns/src/forward\.rs$'
 only 'domain::(base|rdata|tsig)' '^crates/pn-dns/src/messages(\.rs|/)'
-only smoltcp '^crates/pn-backend-userspace/src/(netstack(/|\.rs)|(fragment|tcp)\.rs$)'
+only smoltcp '^crates/pn-backend-userspace/src/(netstack(/|\.rs)|tcp\.rs$)'
 only etcd_client '^crates/pn-store/src/etcd\.rs$'
 only rusqlite '^crates/pn-store/src/sqlite(\.rs|/)'
 
