@@ -29,7 +29,8 @@ pub trait Subject: Sync {
     /// Sends one query as a container of a network does, and returns the reply; `None` where there is nobody to ask, or silence.
     async fn ask(&self, network: NetworkId, transport: Transport, query: &[u8]) -> Option<Vec<u8>>;
 
-    /// Sends a datagram as a container of a network does, and does not wait for a reply.
+    /// Sends a datagram as a container of a network does, and does not wait for a reply. The port that it is sent from stays
+    /// taken until the laws have run: a late reply to it would otherwise reach the next asker, who may be given that port.
     async fn send(&self, network: NetworkId, datagram: &[u8]);
 }
 

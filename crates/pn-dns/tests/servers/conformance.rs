@@ -35,7 +35,7 @@ impl Subject for Embedded {
     }
 
     async fn send(&self, network: NetworkId, datagram: &[u8]) {
-        support::send(self.servers[&network].local_addr(), datagram).await;
+        support::send(self.servers[&network].local_addr(), datagram);
     }
 }
 
@@ -139,7 +139,7 @@ impl<B: DnsBackend + PathOf> Subject for Files<B> {
 
     async fn send(&self, network: NetworkId, datagram: &[u8]) {
         if let Some(address) = self.address(network).await {
-            support::send(address, datagram).await;
+            support::send(address, datagram);
         }
     }
 }

@@ -88,7 +88,7 @@ impl Subject for Updated {
     }
 
     async fn send(&self, network: NetworkId, datagram: &[u8]) {
-        support::send(self.each[&network].1.address, datagram).await;
+        support::send(self.each[&network].1.address, datagram);
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -283,10 +284,10 @@ pub(crate) async fn ask(server: SocketAddr, transport: Transport, query: &[u8]) 
     }
 }
 
-/// Sends a datagram without waiting.
-pub(crate) async fn send(server: SocketAddr, datagram: &[u8]) {
-    let socket = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let _ = socket.send_to(datagram, server).await;
+/// Sends a datagram without waiting, from a port that nobody gets afterwards, whom a late reply would reach.
+pub(crate) fn send(server: SocketAddr, datagram: &[u8]) {
+    static SOCKET: LazyLock<UdpSocket> = LazyLock::new(|| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+    let _ = SOCKET.send_to(datagram, server);
 }
 
 /// Waits until a condition holds.
