@@ -108,39 +108,41 @@ pub(crate) fn respond(
     reply: &mut Vec<u8>,
 ) -> Verdict {
     let [plain] = look_up(view, core::iter::once(query));
-    respond_found(view, transport, (query, plain.as_ref()), rng, reply)
+    let (Some(zone), Some(plain)) = (view.zone, plain) else {
+        return respond_fully(view, transport, query, rng, reply);
+    };
+    let len = plain.reply_len(zone, transport);
+    reply.clear();
+    reply.extend_from_slice(&query[..query.len().min(len)]);
+    reply.resize(len, 0);
+    plain.answer(zone, transport, rng, reply);
+    Verdict::Answered
 }
 
 /// Looks up what the plain questions among several queries ask for, all at once.
 pub(crate) fn look_up<'q, 'z, const N: usize>(
     view: &View<'z>,
-    mut queries: impl Iterator<Item = &'q [u8]>,
-) -> [Option<Plain<'q, 'z>>; N] {
+    queries: impl Iterator<Item = &'q [u8]> + Clone,
+) -> [Option<Plain<'z>>; N] {
     let Some(zone) = view.zone.filter(|_| !view.is_expired) else {
         return [const { None }; N];
     };
-    let mut plain = core::array::from_fn(|_| Plain::read(zone, queries.next()?));
-    quick::look_up(zone, &mut plain);
+    let mut plain = [const { None }; N];
+    for (plain, query) in plain.iter_mut().zip(queries.clone()) {
+        *plain = Plain::read(zone, query);
+    }
+    quick::look_up(zone, queries, &mut plain);
     plain
 }
 
-/// Writes the reply to a query in place of what is in `reply`, with what was looked up for it where it is a plain question.
-pub(crate) fn respond_found(
+/// Answers whatever there is: the way that plain questions need not take.
+pub(crate) fn respond_fully(
     view: &View<'_>,
     transport: Transport,
-    (query, plain): (&[u8], Option<&Plain<'_, '_>>),
+    query: &[u8],
     rng: &mut Rng,
     reply: &mut Vec<u8>,
 ) -> Verdict {
-    if let (Some(zone), Some(plain)) = (view.zone, plain) {
-        plain.answer(zone, transport, rng, reply);
-        return Verdict::Answered;
-    }
-    respond_fully(view, transport, query, rng, reply)
-}
-
-/// Answers whatever there is: the way that plain questions need not take.
-fn respond_fully(view: &View<'_>, transport: Transport, query: &[u8], rng: &mut Rng, reply: &mut Vec<u8>) -> Verdict {
     let Some(header) = Header::of_query(query) else {
         return Verdict::Silence;
     };
@@ -226,10 +228,10 @@ pub(crate) fn is_of_known_client(query: &[u8], cookies: &Cookies<'_>) -> bool {
     cookie.is_some_and(|cookie| cookies.is_valid(&cookie))
 }
 
-/// Makes a reply one that says nothing but that there is more to say over TCP.
+/// Makes a reply one that says nothing but that there is more to say over TCP, and returns its length.
 #[cfg(feature = "server")]
-pub(crate) fn truncated(reply: &mut Vec<u8>) {
-    crate::wire::truncate(reply);
+pub(crate) fn truncated(reply: &mut [u8]) -> usize {
+    crate::wire::truncate(reply)
 }
 
 /// Returns how long a reply may be, in octets (RFC 6891 §6.2.3).

@@ -284,11 +284,14 @@ impl Service {
 
     /// Returns what a client of the network sees.
     fn view<'a>(&'a self, published: &'a Published, freshness: Freshness, client: IpAddr, now: u32) -> View<'a> {
-        let mut view = published.view(self.network, freshness);
-        view.nsid = self.nsid.as_deref();
+        let cookies = self.cookies(client, now);
+        View { nsid: self.nsid.as_deref(), cookies, ..published.view(self.network, freshness) }
+    }
+
+    /// Returns what the cookies of a client are made of.
+    fn cookies(&self, client: IpAddr, now: u32) -> Option<Cookies<'_>> {
         let client = client.to_canonical();
-        view.cookies = (!self.secrets.is_empty()).then_some(Cookies { secrets: &self.secrets, client, now });
-        view
+        (!self.secrets.is_empty()).then_some(Cookies { secrets: &self.secrets, client, now })
     }
 }
 

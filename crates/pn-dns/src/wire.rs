@@ -12,8 +12,8 @@ use crate::cookie::Cookie;
 use crate::rcode::Rcode;
 use crate::stub::{Reply, StubError};
 
-pub(crate) use self::addresses::{Family, add_addresses};
-pub(crate) use self::writer::{Extra, Writer, negative, write_query};
+pub(crate) use self::addresses::{Family, write_addresses};
+pub(crate) use self::writer::{Extra, NEGATIVE, Writer, negative, write_query};
 
 mod addresses;
 #[cfg(test)]
@@ -320,20 +320,20 @@ pub(crate) fn read_reply(id: u16, name: &[u8], reply: &[u8]) -> Result<Reply, St
     })
 }
 
-/// Takes everything behind the question out of a reply of ours, and says so.
+/// Takes everything behind the question out of a reply of ours, says so, and returns what is left of its length.
 #[cfg(feature = "server")]
-pub(crate) fn truncate(reply: &mut Vec<u8>) {
+pub(crate) fn truncate(reply: &mut [u8]) -> usize {
     let Some(header) = Header::read(reply) else {
-        return;
+        return reply.len();
     };
     let end = if header.counts[0] == 1 {
         Query::parse_question(header, reply).map_or(HEADER, |query| HEADER + query.question.len())
     } else {
         HEADER
     };
-    reply.truncate(end);
     put(reply, 2, header.flags | TC);
     reply[6..HEADER].fill(0);
+    end
 }
 
 /// Writes a 16-bit number at an offset.

@@ -3,6 +3,7 @@
 mod app;
 mod reverse;
 mod reverse_zone;
+mod shape;
 
 use core::net::Ipv4Addr;
 use core::time::Duration;
@@ -11,10 +12,11 @@ use std::sync::Arc;
 use pn_core::name::SUFFIX;
 use pn_core::{AppId, AppNames, Name, NetworkId, Port, Protocol, TypeNames, ZonePlan};
 
+pub(crate) use self::app::AppBlock;
 use self::app::Apps;
-pub(crate) use self::app::{AppBlock, TypeBlock};
 use self::reverse::Reverse;
 pub use self::reverse_zone::ReverseZone;
+pub(crate) use self::shape::Key;
 
 /// The longest that an answer without addresses is kept, in seconds: scaling from zero is to be seen at once.
 const NEGATIVE_TTL: u32 = 1;
@@ -86,7 +88,7 @@ impl Zone {
             match (before, after) {
                 // Compared by address first.
                 (Some(before), Some(after)) if before == after => continue,
-                (_, Some(after)) => apps.insert(after.app, AppBlock::new(Arc::clone(after))),
+                (_, Some(after)) => apps.insert(Arc::clone(after)),
                 (before, None) => before.into_iter().for_each(|before| apps.remove(before.app)),
             }
             changes.note(before.map(Arc::as_ref), after.map(Arc::as_ref));
@@ -170,21 +172,23 @@ impl Zone {
         };
         let [rest @ .., of_type] = rest else {
             // Names may stand beneath an app without web containers, so it exists (RFC 8020).
-            return addresses(Some(app.web()));
+            return addresses(app.of_type(b"web").map_or(Some(&[]), |(web, _)| Some(&web.containers)));
         };
-        let Some(of_type) = app.of_type(of_type) else {
+        let Some((of_type, block)) = app.of_type(of_type) else {
             return Lookup::NxDomain;
         };
         match rest {
-            [] => addresses(Some(app.containers(of_type))),
+            [] => addresses(Some(&of_type.containers)),
             [label] if label.first() == Some(&b'_') => {
-                let declares = |protocol| app.names_of(of_type).ports.iter().any(|port| port.protocol == protocol);
+                let declares = |protocol| of_type.ports.iter().any(|port| port.protocol == protocol);
                 if parse_protocol(label).is_some_and(declares) { Lookup::NoData } else { Lookup::NxDomain }
             }
-            [index] => addresses(parse_index(index).and_then(|index| app.container(of_type, index))),
+            [index] => {
+                let place = parse_index(index).and_then(|index| block.place(index));
+                addresses(place.and_then(|place| of_type.containers.get(place..=place)))
+            }
             [port, protocol] => {
                 let port = parse_port(port, protocol);
-                let of_type = app.names_of(of_type);
                 match port.filter(|port| of_type.ports.contains(*port)) {
                     Some(_) if of_type.containers.is_empty() => Lookup::NoData,
                     Some(port) => Lookup::Service { of_type, port },

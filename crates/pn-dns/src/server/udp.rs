@@ -20,9 +20,10 @@ use tokio::runtime::Handle;
 use super::limit::Allowed;
 use super::turn::Turn;
 use super::{ERROR_PAUSE, Service, unix_time};
-use crate::answer::{Verdict, is_of_known_client, look_up, respond_found, truncated};
+use crate::answer::{Verdict, View, is_of_known_client, look_up, respond_fully, truncated};
 use crate::counts::{Count, Counts, Drop};
 use crate::names::Freshness;
+use crate::wire::PAYLOAD;
 
 /// Opens a socket, which may share its port with others of the same user.
 pub(super) fn bind(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
@@ -112,24 +113,55 @@ struct Worker {
     runtime: Handle,
 }
 
-/// Queries of a batch, and their replies. An empty one is none.
+/// Queries of a batch, and their replies.
 struct Batch<S> {
-    queries: Box<[[u8; MAX_QUERY]]>,
+    /// Replies to plain questions stand where the questions stood.
+    datagrams: Box<[[u8; DATAGRAM]]>,
     received: Vec<(usize, S)>,
-    replies: Box<[Vec<u8>]>,
+    replies: Box<[Reply]>,
     rng: Rng,
     begin: Instant,
     /// `None` where the thread waits for the next query.
     turn: Option<Turn>,
 }
 
+/// The reply to one query.
+#[derive(Debug, Default)]
+struct Reply {
+    /// Its length where it stands in the place of the query; 0 where it does not.
+    in_place: usize,
+    /// The reply otherwise; empty where there is none.
+    apart: Vec<u8>,
+}
+
+impl Reply {
+    fn octets<'a>(&'a self, datagram: &'a [u8; DATAGRAM]) -> &'a [u8] {
+        if self.in_place > 0 { &datagram[..self.in_place] } else { &self.apart }
+    }
+
+    fn clear(&mut self) {
+        self.in_place = 0;
+        self.apart.clear();
+    }
+
+    /// Takes everything out but the question.
+    fn truncate(&mut self, datagram: &mut [u8; DATAGRAM]) {
+        if self.in_place > 0 {
+            self.in_place = truncated(&mut datagram[..self.in_place]);
+        } else {
+            let len = truncated(&mut self.apart);
+            self.apart.truncate(len);
+        }
+    }
+}
+
 impl Worker {
     fn run<S: Address>(self) {
         let mut headers = MultiHeaders::<S>::preallocate(BATCH, None);
         let mut batch = Batch {
-            queries: vec![[0; MAX_QUERY]; BATCH].into(),
+            datagrams: vec![[0; DATAGRAM]; BATCH].into(),
             received: Vec::with_capacity(BATCH),
-            replies: (0..BATCH).map(|_| Vec::with_capacity(REPLY)).collect(),
+            replies: (0..BATCH).map(|_| Reply::default()).collect(),
             rng: Rng::with_seed(self.service.names.seed()),
             begin: Instant::now(),
             turn: None,
@@ -162,9 +194,9 @@ impl Worker {
     /// Takes the queries that are there, and between turns waits for one.
     fn receive<S: Address>(&self, batch: &mut Batch<S>, headers: &mut MultiHeaders<S>) -> Result<(), Errno> {
         batch.received.clear();
-        let mut queries = batch.queries.iter_mut();
+        let mut datagrams = batch.datagrams.iter_mut();
         let mut slices: [[IoSliceMut<'_>; 1]; BATCH] =
-            core::array::from_fn(|_| [IoSliceMut::new(queries.next().map_or(&mut [], |query| &mut query[..]))]);
+            core::array::from_fn(|_| [IoSliceMut::new(datagrams.next().map_or(&mut [], |datagram| &mut datagram[..]))]);
         let flags = if batch.turn.is_some() { MsgFlags::MSG_DONTWAIT } else { MsgFlags::MSG_WAITFORONE };
         let messages = recvmmsg(self.socket.as_raw_fd(), headers, &mut slices, flags, None)?;
         if self.stopping.load(Ordering::SeqCst) {
@@ -179,25 +211,33 @@ impl Worker {
         // Whoever published before the queries were sent finds it here.
         let (published, freshness) = (self.service.names.read(), self.service.names.freshness());
         let now = unix_time();
-        let queries = batch.received.iter().zip(&batch.queries).map(|((len, _), query)| &query[..*len]);
-        let found: [_; BATCH] = look_up(&published.view(self.service.network, freshness), queries.clone());
-        for (((_, from), query), (plain, reply)) in
-            batch.received.iter().zip(queries).zip(found.iter().zip(&mut batch.replies))
+        // What they all see; a plain question is answered alike whoever asks.
+        let seen = self.service.view(&published, freshness, IpAddr::from([0; 4]), now);
+        let queries = batch.received.iter().zip(&batch.datagrams).map(|((len, _), datagram)| &datagram[..*len]);
+        let found: [_; BATCH] = look_up(&seen, queries);
+        for ((((len, from), datagram), reply), plain) in
+            batch.received.iter().zip(&mut batch.datagrams).zip(&mut batch.replies).zip(&found)
         {
-            let client = if self.service.knows_clients() { from.get().ip() } else { IpAddr::from([0; 4]) };
-            let view = self.service.view(&published, freshness, client, now);
-            let verdict = respond_found(&view, Transport::Udp, (query, plain.as_ref()), &mut batch.rng, reply);
+            reply.clear();
+            let verdict = if let (Some(zone), Some(plain)) = (seen.zone, plain) {
+                reply.in_place = plain.answer(zone, Transport::Udp, &mut batch.rng, datagram);
+                Verdict::Answered
+            } else {
+                let view = View { cookies: self.service.cookies(from.get().ip(), now), ..seen };
+                respond_fully(&view, Transport::Udp, &datagram[..*len], &mut batch.rng, &mut reply.apart)
+            };
             match verdict {
                 Verdict::Silence => {
-                    reply.clear();
                     counts.add(Count::Dropped(Drop::NoQuery));
                     continue;
                 }
-                Verdict::Elsewhere if self.ask_others(query, from.get(), counts) => {
+                Verdict::Elsewhere if self.ask_others(&datagram[..*len], from.get(), counts) => {
                     reply.clear();
                     continue;
                 }
-                Verdict::Signed if self.ask_transfers(query, from.get(), reply, counts) => continue,
+                Verdict::Signed if self.ask_transfers(&datagram[..*len], from.get(), &mut reply.apart, counts) => {
+                    continue;
+                }
                 Verdict::Answered | Verdict::Elsewhere | Verdict::Transfer | Verdict::Signed => {}
             }
             if freshness != Freshness::Current {
@@ -205,10 +245,13 @@ impl Worker {
             }
             if let Some(limiter) = &self.service.limiter {
                 let elapsed = batch.begin.elapsed().as_nanos() as u64;
-                let known = view.cookies.is_some_and(|cookies| is_of_known_client(query, &cookies));
+                // A plain question has no cookie.
+                let client = from.get().ip();
+                let cookies = self.service.cookies(client, now).filter(|_| reply.in_place == 0);
+                let known = cookies.is_some_and(|cookies| is_of_known_client(&datagram[..*len], &cookies));
                 match if known { Allowed::Yes } else { limiter.count(client, elapsed) } {
                     Allowed::Yes => {}
-                    Allowed::Truncated => truncated(reply),
+                    Allowed::Truncated => reply.truncate(datagram),
                     Allowed::No => {
                         reply.clear();
                         counts.add(Count::Dropped(Drop::Limited));
@@ -216,16 +259,17 @@ impl Worker {
                     }
                 }
             }
-            counts.add_reply(Transport::Udp, reply);
+            counts.add_reply(Transport::Udp, reply.octets(datagram));
         }
     }
 
     /// Sends the replies of a batch. What the socket does not take is lost, as datagrams may be.
     fn send<S: Address>(&self, batch: &Batch<S>, counts: &mut Counts) {
-        let replies = || batch.received.iter().zip(&batch.replies).filter(|(_, reply)| !reply.is_empty());
+        let octets = batch.replies.iter().zip(&batch.datagrams).map(|(reply, datagram)| reply.octets(datagram));
+        let replies = batch.received.iter().zip(octets).filter(|(_, reply)| !reply.is_empty());
         let mut to = [const { None::<SocketAddrAny> }; BATCH];
         let mut slices = [[IoSlice::new(&[])]; BATCH];
-        for (n, ((_, client), reply)) in replies().enumerate() {
+        for (n, ((_, client), reply)) in replies.enumerate() {
             (to[n], slices[n]) = (Some(client.get().into()), [IoSlice::new(reply)]);
         }
         let mut control: [SendAncillaryBuffer<'_, '_, '_>; BATCH] = core::array::from_fn(|_| Default::default());
@@ -290,22 +334,14 @@ impl Worker {
     }
 }
 
-impl Service {
-    /// Returns whether it matters who asks.
-    fn knows_clients(&self) -> bool {
-        self.limiter.is_some() || !self.secrets.is_empty()
-    }
-}
-
 /// How many datagrams are received or sent with one system call.
 const BATCH: usize = 64;
 
-/// The longest query that is read whole, in octets; a longer one is malformed. It is more than EDNS offers, and an odd number of
-/// cache lines, so that the beginnings of a batch do not crowd in one part of the cache.
-const MAX_QUERY: usize = 21 * 64;
-
-/// What most replies need at most, in octets.
-const REPLY: usize = 512;
+/// The longest query that is read whole, in octets; a longer one is malformed. It is more than EDNS offers and than any reply to
+/// a plain question has, and an odd number of cache lines, so that the beginnings of a batch do not crowd in one part of the
+/// cache.
+const DATAGRAM: usize = 21 * 64;
+const _: () = assert!(DATAGRAM >= PAYLOAD as usize);
 
 /// The size of a socket's buffers, in octets: what arrives while a thread has not got the processor.
 const BUFFER: usize = 4 << 20;

@@ -16,55 +16,65 @@ pub(crate) enum Family {
     V6(Ipv6Prefix),
 }
 
-/// Adds the addresses of containers, owned by the name in question, in random order, as far as they fit into this many
-/// octets: a random part of them where not all do. Returns how many were added.
-pub(crate) fn add_addresses(
-    reply: &mut Vec<u8>,
-    room: usize,
-    (family, ttl): (Family, u32),
-    containers: &[(u32, Ipv4Addr)],
-    rng: &mut Rng,
-) -> usize {
-    match family {
-        Family::V4 => add(reply, room, (TYPE_A, ttl), containers, rng, |address| address.octets()),
-        Family::V6(prefix) => {
-            add(reply, room, (TYPE_AAAA, ttl), containers, rng, |address| prefix.address(address).octets())
+impl Family {
+    /// Returns the length of a record with an address, in octets.
+    pub(crate) const fn record_len(self) -> usize {
+        match self {
+            Self::V4 => RECORD + 4,
+            Self::V6(_) => RECORD + 16,
         }
     }
 }
 
-fn add<const N: usize>(
-    reply: &mut Vec<u8>,
-    room: usize,
-    (record_type, ttl): (u16, u32),
-    containers: &[(u32, Ipv4Addr)],
+/// Fills `out` with records of containers' addresses, owned by the name in question, in random order: a random part of them
+/// where it has no room for all.
+pub(crate) fn write_addresses<C>(
+    out: &mut [u8],
+    (family, ttl): (Family, u32),
+    containers: &[C],
+    address: impl Fn(&C) -> Ipv4Addr,
     rng: &mut Rng,
-    data: impl Fn(Ipv4Addr) -> [u8; N],
-) -> usize {
-    let record = record(record_type, ttl, N);
-    let (fit, begin) = (room / (RECORD + N), reply.len());
-    if containers.len() > fit {
+) {
+    match family {
+        Family::V4 => write(out, (TYPE_A, ttl), containers, rng, |container| address(container).octets()),
+        Family::V6(prefix) => {
+            write(out, (TYPE_AAAA, ttl), containers, rng, |container| prefix.address(address(container)).octets());
+        }
+    }
+}
+
+fn write<C, const N: usize>(
+    out: &mut [u8],
+    (record_type, ttl): (u16, u32),
+    containers: &[C],
+    rng: &mut Rng,
+    data: impl Fn(&C) -> [u8; N],
+) {
+    let (record, len) = (record(record_type, ttl, N), RECORD + N);
+    if out.len() < containers.len() * len {
         // A random part in random order.
-        let mut addresses: Vec<Ipv4Addr> = containers.iter().map(|(_, address)| *address).collect();
-        for n in 0..fit {
-            addresses.swap(n, rng.usize(n..containers.len()));
-            reply.extend_from_slice(&record);
-            reply.extend_from_slice(&data(addresses[n]));
+        let mut part: Vec<&C> = containers.iter().collect();
+        for (n, out) in out.chunks_exact_mut(len).enumerate() {
+            part.swap(n, rng.usize(n..containers.len()));
+            out[..RECORD].copy_from_slice(&record);
+            out[RECORD..].copy_from_slice(&data(part[n]));
         }
-        return fit;
+        return;
     }
-    for (n, (_, address)) in containers.iter().enumerate() {
-        reply.extend_from_slice(&record);
-        reply.extend_from_slice(&data(*address));
+    for (n, container) in containers.iter().enumerate() {
+        let (before, rest) = out.split_at_mut(n * len);
+        let (this, data) = (&mut rest[..len], data(container));
+        this[..RECORD].copy_from_slice(&record);
         // Every order is as likely as every other: each changes places with one of those before, or with none.
-        let at = |n: usize| begin + n * (RECORD + N) + RECORD;
         let other = if n == 0 { 0 } else { rng.usize(..=n) };
-        if other != n {
-            reply.copy_within(at(other)..at(other) + N, at(n));
-            reply[at(other)..][..N].copy_from_slice(&data(*address));
+        if other == n {
+            this[RECORD..].copy_from_slice(&data);
+        } else {
+            let other = &mut before[other * len..][RECORD..len];
+            this[RECORD..].copy_from_slice(other);
+            other.copy_from_slice(&data);
         }
     }
-    containers.len()
 }
 
 /// Returns a record without its data, owned by the name in question.

@@ -6,7 +6,7 @@ use pn_core::Name;
 use super::addresses::record;
 use super::{
     AA, CLASS_IN, Family, HEADER, OPT, OPTION_COOKIE, OPTION_NSID, PAYLOAD, QR, Query, RD, RECORD, TC, TYPE_A, TYPE_NS,
-    TYPE_OPT, TYPE_PTR, TYPE_SOA, TYPE_SRV, add_addresses, put,
+    TYPE_OPT, TYPE_PTR, TYPE_SOA, TYPE_SRV, put, write_addresses,
 };
 use crate::cookie::Cookies;
 use crate::rcode::Rcode;
@@ -86,9 +86,12 @@ impl<'q, 'r> Writer<'q, 'r> {
 
     /// Adds the addresses of containers.
     pub(crate) fn addresses(&mut self, of: (Family, u32), containers: &[(u32, core::net::Ipv4Addr)], rng: &mut Rng) {
-        let added = add_addresses(self.octets, self.room(), of, containers, rng);
-        self.answers += added as u16;
-        if added < containers.len() {
+        let fits = containers.len().min(self.room() / of.0.record_len());
+        let begin = self.octets.len();
+        self.octets.resize(begin + fits * of.0.record_len(), 0);
+        write_addresses(&mut self.octets[begin..], of, containers, |(_, address)| *address, rng);
+        self.answers += fits as u16;
+        if fits < containers.len() {
             self.set_truncated();
         }
     }
@@ -128,13 +131,13 @@ impl<'q, 'r> Writer<'q, 'r> {
 
     /// Adds the SOA record of the name in question.
     pub(crate) fn authority(&mut self, zone: &Zone) {
-        negative(self.octets, zone, HEADER as u16);
+        self.octets.extend_from_slice(&negative(zone, HEADER as u16));
         self.answers += 1;
     }
 
     /// Adds the SOA record that says how long a denial may be kept (RFC 2308 §3), of as many labels of the question.
     pub(crate) fn deny(&mut self, zone: &Zone, labels: usize) {
-        negative(self.octets, zone, self.query.offset_of_last(labels));
+        self.octets.extend_from_slice(&negative(zone, self.query.offset_of_last(labels)));
         self.authorities += 1;
     }
 
@@ -161,18 +164,25 @@ impl<'q, 'r> Writer<'q, 'r> {
     }
 }
 
-/// Adds the SOA record of a zone whose apex stands at an offset of the message.
-pub(crate) fn negative(octets: &mut Vec<u8>, zone: &Zone, apex: u16) {
+/// Length of an SOA record whose name is written elsewhere in the message.
+pub(crate) const NEGATIVE: usize = RECORD + 2 + NOBODY.len() + 5 * size_of::<u32>();
+
+/// Returns the SOA record of a zone whose apex stands at an offset of the message.
+pub(crate) fn negative(zone: &Zone, apex: u16) -> [u8; NEGATIVE] {
     let (ttl, apex) = (zone.negative_ttl(), (POINTER | apex).to_be_bytes());
-    let [refresh, retry, expire] = SOA_TIMERS;
+    let (mut octets, mut at) = ([0; NEGATIVE], 0);
+    let mut put = |part: &[u8]| {
+        octets[at..][..part.len()].copy_from_slice(part);
+        at += part.len();
+    };
     let mut record = record(TYPE_SOA, ttl, apex.len() + NOBODY.len() + 5 * size_of::<u32>());
     record[..2].copy_from_slice(&apex);
-    octets.extend_from_slice(&record);
-    octets.extend_from_slice(&apex);
-    octets.extend_from_slice(NOBODY);
-    for number in [zone.serial(), refresh, retry, expire, ttl] {
-        octets.extend_from_slice(&number.to_be_bytes());
-    }
+    put(&record);
+    put(&apex);
+    put(NOBODY);
+    let [refresh, retry, expire] = SOA_TIMERS;
+    [zone.serial(), refresh, retry, expire, ttl].into_iter().for_each(|number| put(&number.to_be_bytes()));
+    octets
 }
 
 /// Writes a name in wire form.

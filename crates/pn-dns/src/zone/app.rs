@@ -1,108 +1,101 @@
 //! The names of one app, laid out so that a lookup touches little memory.
 
 use core::hash::{BuildHasher, Hasher};
-use core::net::Ipv4Addr;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use pn_core::{AppId, AppNames, TypeNames};
 
+use super::shape::{Key, Shape, Shapes};
+
 /// The names of one app. It is made once, and shared by every zone in which they are the same.
 #[derive(Debug)]
 pub(crate) struct AppBlock {
     names: Arc<AppNames>,
-    /// Its types, ordered by key.
-    types: Box<[TypeBlock]>,
-    /// The containers of all types; those of one stand together, ordered by index.
-    containers: Box<[(u32, Ipv4Addr)]>,
+    shape: Arc<Shape>,
+    /// Where the containers of each type end among all; then the address of each container, and the index of its slot where
+    /// those of a type are not 1, 2, 3 and so on.
+    words: Box<[Word]>,
+    /// How many containers there are.
+    count: u32,
 }
+
+/// An address as a message has it, or a number.
+type Word = [u8; 4];
 
 /// A declared type of an app.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct TypeBlock {
-    key: u128,
-    /// Where its containers begin, and how many there are.
-    first: u32,
-    count: u32,
-    /// Its place in the plan.
-    position: u32,
-}
-
-/// How many octets of a label a key holds.
-const IN_KEY: usize = 15;
-
-/// Returns the first octets of a label in lower case, and its length: all there is to know of a short label.
-fn key(label: &[u8]) -> u128 {
-    let mut octets = [0; IN_KEY + 1];
-    let len = label.len().min(IN_KEY);
-    octets[..len].copy_from_slice(&label[..len]);
-    octets.make_ascii_lowercase();
-    // At most 63.
-    octets[IN_KEY] = label.len() as u8;
-    u128::from_be_bytes(octets)
+pub(crate) struct TypeBlock<'a> {
+    /// The addresses of its containers, ordered by the index of their slots.
+    pub(crate) addresses: &'a [Word],
+    /// The indexes; none where they are 1, 2, 3 and so on.
+    indexes: &'a [Word],
 }
 
 impl AppBlock {
-    pub(super) fn new(names: Arc<AppNames>) -> Self {
-        let mut first = 0;
-        let types = names.types.iter().zip(0..).map(|(of_type, position)| {
-            let (key, count) = (key(of_type.container_type.as_str().as_bytes()), of_type.containers.len() as u32);
-            first += count;
-            TypeBlock { key, first: first - count, count, position }
+    pub(super) fn new(names: Arc<AppNames>, shapes: &Shapes) -> Self {
+        let containers = || names.types.iter().flat_map(|of_type| &of_type.containers);
+        let mut count = 0;
+        let ends = names.types.iter().map(|of_type| {
+            count += of_type.containers.len() as u32;
+            count.to_ne_bytes()
         });
-        let mut types: Box<[TypeBlock]> = types.collect();
-        types.sort_unstable_by_key(|of_type| of_type.key);
-        let mut containers = Vec::with_capacity(first as usize);
-        names.types.iter().for_each(|of_type| containers.extend_from_slice(&of_type.containers));
-        Self { types, containers: containers.into(), names }
+        let mut words: Vec<Word> = ends.collect();
+        words.extend(containers().map(|(_, address)| address.octets()));
+        let in_turn = |of_type: &TypeNames| of_type.containers.iter().zip(1..).all(|((index, _), turn)| *index == turn);
+        if !names.types.iter().all(in_turn) {
+            words.extend(containers().map(|(index, _)| index.to_ne_bytes()));
+        }
+        Self { shape: shapes.shape(&names), names, words: words.into(), count }
     }
 
     /// Finds a declared type by its label, in any case.
-    pub(crate) fn of_type(&self, label: &[u8]) -> Option<&TypeBlock> {
-        let key = key(label);
-        let from = self.types.partition_point(|of_type| of_type.key < key);
-        let mut alike = self.types[from..].iter().take_while(|of_type| of_type.key == key);
-        let is_it = |of_type: &&TypeBlock| {
-            label.len() <= IN_KEY
-                || self.names_of(of_type).container_type.as_str().as_bytes().eq_ignore_ascii_case(label)
+    pub(crate) fn of_type(&self, label: &[u8]) -> Option<(&TypeNames, TypeBlock<'_>)> {
+        let position = self.position(Key::new(label), label)?;
+        Some((self.names.types.get(position as usize)?, self.block(position)?))
+    }
+
+    /// Returns the position in the plan of a declared type.
+    pub(crate) fn position(&self, key: Key, label: &[u8]) -> Option<u32> {
+        self.shape.position(key, label)
+    }
+
+    /// Returns the containers of a type by its position.
+    pub(crate) fn block(&self, position: u32) -> Option<TypeBlock<'_>> {
+        let (ends, containers) = self.words.split_at_checked(self.shape.len())?;
+        let end = |position: u32| Some(u32::from_ne_bytes(*ends.get(position as usize)?) as usize);
+        let range = position.checked_sub(1).map_or(Some(0), end)?..end(position)?;
+        let (addresses, indexes) = containers.split_at_checked(self.count as usize)?;
+        let indexes = if indexes.is_empty() { &[] } else { indexes.get(range.clone())? };
+        Some(TypeBlock { addresses: addresses.get(range)?, indexes })
+    }
+}
+
+impl<'a> TypeBlock<'a> {
+    /// Returns the place of the container in a slot, among the others of its type.
+    pub(crate) fn place(&self, index: u32) -> Option<usize> {
+        let place = if self.indexes.is_empty() {
+            index.checked_sub(1)? as usize
+        } else {
+            self.indexes.binary_search_by_key(&index, |index| u32::from_ne_bytes(*index)).ok()?
         };
-        alike.find(is_it)
+        (place < self.addresses.len()).then_some(place)
     }
 
-    /// Returns what the plan says of a type.
-    pub(crate) fn names_of(&self, of_type: &TypeBlock) -> &TypeNames {
-        &self.names.types[of_type.position as usize]
-    }
-
-    /// Returns the containers of a type.
-    pub(crate) fn containers(&self, of_type: &TypeBlock) -> &[(u32, Ipv4Addr)] {
-        &self.containers[of_type.first as usize..][..of_type.count as usize]
-    }
-
-    /// Returns the `web` containers.
-    pub(crate) fn web(&self) -> &[(u32, Ipv4Addr)] {
-        self.of_type(b"web").map_or(&[], |of_type| self.containers(of_type))
-    }
-
-    /// Returns the container in a slot, alone.
-    pub(crate) fn container(&self, of_type: &TypeBlock, index: u32) -> Option<&[(u32, Ipv4Addr)]> {
-        let containers = self.containers(of_type);
-        // Mostly every slot is filled, and it stands in its own place.
-        let at = index.wrapping_sub(1) as usize;
-        if let Some(found) = containers.get(at..=at)
-            && found[0].0 == index
-        {
-            return Some(found);
-        }
-        let at = containers.binary_search_by_key(&index, |(index, _)| *index).ok()?;
-        Some(&containers[at..=at])
+    /// Returns the address of the container in a slot, alone.
+    pub(crate) fn address(&self, index: u32) -> Option<&'a [Word]> {
+        let place = self.place(index)?;
+        self.addresses.get(place..=place)
     }
 }
 
 /// The apps of a zone. Zones that follow each other share the parts in which they are the same, so that a change costs little
 /// where there are many apps.
 #[derive(Debug, Clone)]
-pub(crate) struct Apps(Box<[Arc<Part>; PARTS]>);
+pub(crate) struct Apps {
+    parts: Box<[Arc<Part>; PARTS]>,
+    shapes: Arc<Shapes>,
+}
 
 /// Apps by id.
 type Part = HashMap<AppId, Arc<AppBlock>, IdHasher>;
@@ -113,21 +106,23 @@ const PARTS: usize = 64;
 impl Default for Apps {
     fn default() -> Self {
         let nothing = Arc::new(Part::default());
-        Self(Box::new(core::array::from_fn(|_| Arc::clone(&nothing))))
+        Self { parts: Box::new(core::array::from_fn(|_| Arc::clone(&nothing))), shapes: Arc::default() }
     }
 }
 
 impl Apps {
     pub(crate) fn get(&self, app: AppId) -> Option<&AppBlock> {
-        self.0[part(app)].get(&app).map(|block| &**block)
+        self.parts[part(app)].get(&app).map(|block| &**block)
     }
 
-    pub(super) fn insert(&mut self, app: AppId, block: AppBlock) {
-        Arc::make_mut(&mut self.0[part(app)]).insert(app, Arc::new(block));
+    pub(super) fn insert(&mut self, names: Arc<AppNames>) {
+        let app = names.app;
+        let block = AppBlock::new(names, &self.shapes);
+        Arc::make_mut(&mut self.parts[part(app)]).insert(app, Arc::new(block));
     }
 
     pub(super) fn remove(&mut self, app: AppId) {
-        Arc::make_mut(&mut self.0[part(app)]).remove(&app);
+        Arc::make_mut(&mut self.parts[part(app)]).remove(&app);
     }
 }
 
