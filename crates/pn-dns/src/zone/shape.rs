@@ -111,6 +111,12 @@ struct Known {
 }
 
 impl Shapes {
+    /// Returns how many hashes of types are kept.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).shapes.len()
+    }
+
     /// Returns the shape of an app.
     pub(super) fn shape(&self, names: &AppNames) -> Arc<Shape> {
         let keys = names.types.iter().map(|of_type| Key::new(of_type.container_type.as_str().as_bytes()));

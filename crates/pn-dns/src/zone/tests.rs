@@ -89,6 +89,29 @@ fn what_did_not_change_is_shared() {
     check(&after);
 }
 
+/// Apps that declare the same types share what finds them, and nothing is kept of types that no app declares any more.
+#[test]
+fn shapes_are_shared_and_forgotten() {
+    let shapes = shape::Shapes::default();
+    let names = |types: &[&str]| {
+        let of_type = |text: &&str| TypeNames {
+            app: app(1),
+            container_type: text.parse().unwrap(),
+            ports: Default::default(),
+            containers: Box::default(),
+        };
+        AppNames { app: app(1), types: types.iter().map(of_type).collect() }
+    };
+    let kept = shapes.shape(&names(&["web", "worker"]));
+    assert!(Arc::ptr_eq(&kept, &shapes.shape(&names(&["web", "worker"]))));
+    assert!(!Arc::ptr_eq(&kept, &shapes.shape(&names(&["web"]))));
+    for n in 0..1000 {
+        drop(shapes.shape(&names(&[&format!("type-{n}")])));
+    }
+    assert!(shapes.len() < 50, "{} are kept", shapes.len());
+    assert!(Arc::ptr_eq(&kept, &shapes.shape(&names(&["web", "worker"]))));
+}
+
 #[test]
 fn d15_reverse_zones_begin_at_octets() {
     for (prefix, name, expected, apex) in [

@@ -43,6 +43,24 @@ fn plain_questions_are_taken() {
     }
 }
 
+/// A type is known by the beginning of its label only as long as that is all of it.
+#[test]
+fn long_labels_are_told_apart() {
+    let mut model = shop();
+    model.app(6, 1, "a-label-longer-than-its-key:1 a-label-longer-than-its-kez:2");
+    model.run(6, "a-label-longer-than-its-key", 1);
+    model.run(6, "a-label-longer-than-its-kez", 2);
+    let zone = model.zone(1);
+    for of_type in
+        ["a-label-longer-than-its-key", "A-label-longer-than-its-KEZ", "a-label-longer-than-its-kex", "a-label-lo"]
+    {
+        for slot in ["", "1.", "2."] {
+            let query = eye::query(&expand(&format!("{slot}{of_type}.ap6.pn1.^ A")));
+            assert!(took(&zone, Transport::Udp, &query, 7), "{slot}{of_type}");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
