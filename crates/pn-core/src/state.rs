@@ -3,6 +3,7 @@
 mod change;
 mod containers;
 mod error;
+mod index;
 mod loading;
 mod network;
 mod nodes;
@@ -16,7 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::change::Change;
 pub use self::error::ApplyError;
-use self::network::NetworkState;
+use self::index::{Index, Place};
+use self::network::{Member, NetworkState};
 use self::nodes::NodeState;
 pub use self::planner::NodePlanner;
 use self::table::{Table, Unordered};
@@ -25,7 +27,7 @@ use crate::app::App;
 use crate::container::{Container, Phase};
 use crate::id::{AppId, ContainerId, NetworkId, NodeId, ProjectId};
 use crate::name::Name;
-use crate::net::PublicKey;
+use crate::net::{PublicKey, Vni};
 use crate::network::Network;
 use crate::node::Node;
 use crate::plan::Generation;
@@ -73,8 +75,8 @@ pub struct State {
     projects: Table<ProjectId, ProjectState>,
     apps: Table<AppId, App>,
     networks: Table<NetworkId, Box<NetworkState>>,
-    /// The network of every container, and the ordinal of its address there.
-    containers: Unordered<ContainerId, (NetworkId, u32)>,
+    networks_by_vni: Unordered<Vni, NetworkId>,
+    containers: Index,
     nodes: Table<NodeId, NodeState>,
     underlays: BTreeMap<SocketAddr, NodeId>,
     tunnel_addresses: BTreeMap<IpAddr, NodeId>,
@@ -116,7 +118,8 @@ impl State {
             projects: Table::default(),
             apps: Table::default(),
             networks: Table::default(),
-            containers: Unordered::default(),
+            networks_by_vni: Unordered::default(),
+            containers: Index::default(),
             nodes: Table::default(),
             underlays: BTreeMap::new(),
             tunnel_addresses: BTreeMap::new(),
@@ -223,15 +226,23 @@ impl State {
     /// Returns a container.
     #[must_use]
     pub fn container(&self, id: ContainerId) -> Option<Container> {
-        let (network, ordinal) = self.containers.get(&id)?;
-        let state = &self.networks[network];
-        Some(state.container(state.member(*ordinal)))
+        let (state, member) = self.find(id)?;
+        Some(state.container(member))
     }
 
     /// Returns the network of a container.
     #[must_use]
     pub fn network_of_container(&self, id: ContainerId) -> Option<NetworkId> {
-        self.containers.get(&id).map(|(network, _)| *network)
+        self.find(id).map(|(state, _)| state.network.id)
+    }
+
+    /// Finds a container and its network.
+    fn find(&self, id: ContainerId) -> Option<(&NetworkState, &Member)> {
+        let at = |place: Place| {
+            let state = &self.networks[&self.networks_by_vni[&place.vni]];
+            (&**state, state.member(place.ordinal))
+        };
+        self.containers.find(id, |place| at(place).1.id == id).map(at)
     }
 
     /// Returns the containers of a network, in the order of their addresses.

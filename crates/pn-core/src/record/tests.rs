@@ -112,11 +112,9 @@ fn records_that_contradict_each_other_are_refused() {
     assert!(without("network").contains("is not recorded in a private network"));
     assert!(without("app").contains("is not recorded in a private network"));
     assert!(without("node").contains("is on node nd-"));
-    for of in ["project", "app", "node"] {
+    for of in ["project", "app", "node", "network", "container"] {
         assert!(twice(of).ends_with("is recorded twice"), "{}", twice(of));
     }
-    assert!(twice("network").ends_with("a VNI that another has"));
-    assert!(twice("container").ends_with("or another's"));
 
     let edited = |edit: &dyn Fn(&mut Container)| {
         let mut records = records.clone();
@@ -130,4 +128,55 @@ fn records_that_contradict_each_other_are_refused() {
         edited(&|container| container.slot = Slot::new(AppId::from_u128(3), ContainerType::web(), 2).unwrap())
             .ends_with("fills a slot that another fills")
     );
+}
+
+/// What claims what another project has takes nothing from it, and leaves nothing of itself.
+#[test]
+fn records_that_are_refused_leave_a_state_as_it_was() {
+    let project = ProjectId::from_u128(1);
+    type Edit = fn(&mut Record);
+    let edits: [(&str, Edit); 6] = [
+        ("has a VNI that another has", |record| {
+            if let Record::Network(network) = record {
+                network.vni = Vni::new(2).unwrap();
+            }
+        }),
+        ("private network pn-00000000-0000-0000-0000-000000000002 is recorded twice", |record| {
+            if let Record::Network(network) = record {
+                network.id = NetworkId::from_u128(2);
+            }
+        }),
+        ("which is not recorded or has another", |record| {
+            if let Record::Network(network) = record {
+                (network.id, network.project) = (NetworkId::from_u128(9), ProjectId::from_u128(2));
+            }
+        }),
+        ("app ap-00000000-0000-0000-0000-000000000002 is recorded twice", |record| {
+            if let Record::App(app) = record {
+                app.id = AppId::from_u128(2);
+            }
+        }),
+        ("is recorded twice", |record| {
+            if let Record::Container(container) = record {
+                container.id = ContainerId::from_u128(22);
+            }
+        }),
+        ("or another's", |record| {
+            if let Record::Container(container) = record {
+                container.address = Ipv4Addr::new(10, 240, 0, 1);
+            }
+        }),
+    ];
+    for (expected, edit) in edits {
+        let mut state = state();
+        let (before, plan) = (state.records(), state.plan());
+        let mut records = state.records_of(project);
+        records.iter_mut().for_each(edit);
+        let error = state.replace_project(state.generation(), project, records).unwrap_err().to_string();
+        assert!(error.ends_with(expected), "{error}");
+        assert_eq!((state.records(), state.plan()), (before, plan), "{error}");
+        for container in [12, 22, 32].map(ContainerId::from_u128) {
+            assert!(state.container(container).is_some_and(|found| found.id == container), "{error}");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use core::num::NonZeroU32;
 
+use super::index::Place;
 use super::network::{Live, Member, PackedPhase, Part};
 use super::{ApplyError, State};
 use crate::alloc::Exhausted;
@@ -65,7 +66,7 @@ impl State {
         slot: Slot,
         node: NodeId,
     ) -> Result<(), ApplyError> {
-        if self.containers.contains_key(&container) {
+        if self.find(container).is_some() {
             return Err(ApplyError::ContainerExists { container });
         }
         let host = self.nodes.get(&node).ok_or(ApplyError::UnknownNode { node })?;
@@ -80,6 +81,7 @@ impl State {
             Exhausted::InUse => ApplyError::AddressesInUse { network, subnet },
             Exhausted::Resting { until } => ApplyError::AddressesResting { network, subnet, until },
         })?;
+        let place = Place { vni: state.network.vni, ordinal };
         let (of, live) = state.live_mut(&slot);
         live.starting = NonZeroU32::new(ordinal);
         state.insert(Member { id: container, of, index: slot.index(), ordinal, node, phase: PackedPhase::STARTING });
@@ -87,7 +89,7 @@ impl State {
             state.join(node, mtu);
         }
         self.nodes.get_mut(&node).expect("looked up above").add(network);
-        self.containers.insert(container, (network, ordinal));
+        self.containers.insert(container, place);
         self.touch(network);
         Ok(())
     }
@@ -144,10 +146,10 @@ impl State {
     }
 
     pub(super) fn remove(&mut self, now: Timestamp, id: ContainerId) -> Result<(), ApplyError> {
-        let Some((network, ordinal)) = self.containers.get(&id) else {
+        let Some((_, member)) = self.find(id) else {
             return Ok(());
         };
-        let Phase::Draining { since } = self.networks[network].member(*ordinal).phase.get() else {
+        let Phase::Draining { since } = member.phase.get() else {
             return Err(ApplyError::Live { container: id });
         };
         let until = since.after(self.policy.drain);
@@ -159,12 +161,13 @@ impl State {
     }
 
     pub(super) fn fail(&mut self, now: Timestamp, id: ContainerId) {
-        let Some((network, ordinal)) = self.containers.remove(&id) else {
+        let Ok((network, ordinal)) = self.locate(id) else {
             return;
         };
         let state = self.networks.get_mut(&network).expect("a container's network exists");
         state.forget_live(ordinal);
         let member = state.remove(ordinal);
+        self.containers.remove(id, Place { vni: state.network.vni, ordinal });
         state.addresses.release(ordinal, member.slot(), now);
         if self.nodes.get_mut(&member.node).expect("a container's node exists").remove(network) {
             state.leave(member.node);
@@ -177,7 +180,8 @@ impl State {
     }
 
     fn locate(&self, container: ContainerId) -> Result<(NetworkId, u32), ApplyError> {
-        self.containers.get(&container).copied().ok_or(ApplyError::UnknownContainer { container })
+        let found = self.find(container).map(|(state, member)| (state.network.id, member.ordinal));
+        found.ok_or(ApplyError::UnknownContainer { container })
     }
 }
 

@@ -4,6 +4,7 @@ use core::num::NonZeroU32;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::index::Place;
 use super::network::{Member, NetworkState, PackedPhase};
 use super::nodes::NodeState;
 use super::{Clock, ProjectState, State};
@@ -29,15 +30,19 @@ impl State {
             Record::Project(project) => {
                 let state = ProjectState { network: None, apps: BTreeSet::new(), project };
                 let id = state.project.id;
-                refuse_second(self.projects.insert(id, state).is_some(), || format!("project {id}"))
+                refuse_second(self.projects.contains_key(&id), || format!("project {id}"))?;
+                self.projects.insert(id, state);
+                Ok(())
             }
             Record::Node(node) => self.load_node(node),
             Record::Network(network) => self.load_network(network),
             Record::App(app) => {
                 let (id, project) = (app.id, app.project);
+                refuse_second(self.apps.contains_key(&id), || format!("app {id}"))?;
                 let state = self.projects.get_mut(&project).ok_or(LoadError::AppProject { app: id, project })?;
                 state.apps.insert(id);
-                refuse_second(self.apps.insert(id, app).is_some(), || format!("app {id}"))
+                self.apps.insert(id, app);
+                Ok(())
             }
             Record::Container(container) => self.load_container(&container),
             Record::Rest(rest) => self.load_rest(rest),
@@ -156,9 +161,11 @@ impl State {
         };
         self.touch(id);
         let removed = self.networks.remove(&id).expect("a project's network exists");
-        self.vnis.vacate(removed.network.vni.get());
-        for member in removed.members() {
-            self.containers.remove(&member.id);
+        let vni = removed.network.vni;
+        self.networks_by_vni.remove(&vni);
+        self.vnis.vacate(vni.get());
+        for Member { id, ordinal, .. } in removed.members() {
+            self.containers.remove(*id, Place { vni, ordinal: *ordinal });
         }
         for part in &removed.parts {
             let host = self.nodes.get_mut(&part.node).expect("a container's node exists");
@@ -199,26 +206,29 @@ impl State {
 
     fn load_node(&mut self, node: Node) -> Result<(), LoadError> {
         let id = node.id;
+        refuse_second(self.nodes.contains_key(&id), || format!("node {id}"))?;
         self.index_node(&node);
-        refuse_second(self.nodes.insert(id, NodeState::new(node)).is_some(), || format!("node {id}"))
+        self.nodes.insert(id, NodeState::new(node));
+        Ok(())
     }
 
     fn load_network(&mut self, network: Network) -> Result<(), LoadError> {
         let Network { id, project, vni, .. } = network;
-        let of = LoadError::NetworkProject { network: id, project };
-        let owner = self.projects.get_mut(&project).ok_or_else(|| of.clone())?;
-        if owner.network.replace(id).is_some_and(|other| other != id) {
-            return Err(of);
-        }
+        refuse_second(self.networks.contains_key(&id), || format!("private network {id}"))?;
+        let owner = self.projects.get_mut(&project).filter(|owner| owner.network.is_none());
+        let owner = owner.ok_or(LoadError::NetworkProject { network: id, project })?;
         if !self.vnis.occupy(vni.get()) {
             return Err(LoadError::Vni { network: id });
         }
-        let state = NetworkState::new(network, &self.policy);
-        refuse_second(self.networks.insert(id, Box::new(state)).is_some(), || format!("private network {id}"))
+        owner.network = Some(id);
+        self.networks_by_vni.insert(vni, id);
+        self.networks.insert(id, Box::new(NetworkState::new(network, &self.policy)));
+        Ok(())
     }
 
     fn load_container(&mut self, container: &Container) -> Result<(), LoadError> {
         let (id, slot) = (container.id, container.slot);
+        refuse_second(self.find(id).is_some(), || format!("container {id}"))?;
         let network =
             self.network_of_app(slot.app()).ok_or(LoadError::ContainerApp { container: id, app: slot.app() })?;
         let host = self.nodes.get_mut(&container.node);
@@ -249,8 +259,8 @@ impl State {
         state.insert(Member { id, of, index: slot.index(), ordinal, node: container.node, phase });
         state.join(container.node, host.node.network_mtu(state.network.encryption).unwrap_or(0));
         host.add(network);
-        let second = self.containers.insert(id, (network, ordinal)).is_some();
-        refuse_second(second, || format!("container {id}"))
+        self.containers.insert(id, Place { vni: state.network.vni, ordinal });
+        Ok(())
     }
 
     fn network_of_app(&self, app: crate::AppId) -> Option<NetworkId> {

@@ -74,6 +74,7 @@ impl State {
         let record = Network { id: network, project, vni, subnet, ipv6, encryption, key_scope, terms };
         let state = NetworkState::new(record, &self.policy);
         self.networks.insert(network, Box::new(state));
+        self.networks_by_vni.insert(vni, network);
         self.touch(network);
         Ok(())
     }
@@ -83,6 +84,7 @@ impl State {
         state.refuse_apps()?;
         let network = state.network.take().ok_or(ApplyError::NoPrivateNetwork { project })?;
         let removed = self.networks.remove(&network).expect("a project's network exists");
+        self.networks_by_vni.remove(&removed.network.vni);
         self.vnis.release(removed.network.vni.get(), network, now);
         self.touch(network);
         Ok(())
