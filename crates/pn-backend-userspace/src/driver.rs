@@ -40,6 +40,9 @@ const TICK: Duration = Duration::from_millis(250);
 /// processor longer than most of what there is to do for a packet.
 const LINGER: Duration = Duration::from_micros(100);
 
+/// Interfaces that are read before the underlay is looked at again, whose buffer would overflow behind many of them.
+const READS_BETWEEN: usize = 4;
+
 /// What events are for: the underlay, a wake-up, and from here on interfaces by their place.
 const UNDERLAY: u64 = 0;
 const WAKE: u64 = 1;
@@ -299,13 +302,20 @@ impl Driver {
                 tracing::error!(%error, "the driver cannot wait for packets");
                 return;
             }
+            let mut reads = 0;
             for event in &events {
                 match event.data.u64() {
                     UNDERLAY => self.receive(),
                     WAKE => {
                         let _: rustix::io::Result<usize> = rustix::io::read(&self.shared.wake, &mut [0; 8]);
                     }
-                    tun => self.read(usize::try_from(tun - FIRST_TUN).unwrap_or(usize::MAX)),
+                    tun => {
+                        self.read(usize::try_from(tun - FIRST_TUN).unwrap_or(usize::MAX));
+                        reads += 1;
+                        if reads % READS_BETWEEN == 0 {
+                            self.receive();
+                        }
+                    }
                 }
             }
             self.collect_due();

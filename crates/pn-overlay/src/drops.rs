@@ -66,6 +66,8 @@ reasons! {
     Unanswered = "unanswered",
     /// The operating system did not take a datagram.
     SendFailed = "send_failed",
+    /// A container's interface did not take a packet: it is down, or there is no memory.
+    NotTaken = "not_taken",
 }
 
 impl fmt::Display for DropReason {

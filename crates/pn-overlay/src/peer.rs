@@ -288,11 +288,13 @@ impl Peer {
     }
 }
 
-/// Returns what tells the flow of a packet: that of what is inside, where it is VXLAN.
+/// Returns what tells the flow of a packet: that of what is inside, where it is VXLAN, and its network, since all have the same
+/// addresses.
 fn flow(packet: &[u8]) -> u32 {
-    let inside = UdpPacket::parse(packet).filter(|packet| packet.udp.destination == vxlan::PORT);
-    let inside = inside.and_then(|packet| packet.udp.payload.get(vxlan::HEADER_LEN + ETHERNET_LEN..));
-    queue::flow(inside.unwrap_or(packet))
+    let outside = UdpPacket::parse(packet).filter(|packet| packet.udp.destination == vxlan::PORT);
+    let frame = outside.and_then(|packet| vxlan::decode(packet.udp.payload));
+    let inside = frame.and_then(|(vni, frame)| Some((vni, frame.get(ETHERNET_LEN..)?)));
+    inside.map_or_else(|| queue::flow(packet), |(vni, packet)| queue::flow_of(vni.get().into(), packet))
 }
 
 fn step(result: TunnResult<'_>) -> Result<Step<'_>, DropReason> {

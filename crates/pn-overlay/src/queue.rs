@@ -91,6 +91,12 @@ impl<T> FairQueue<T> {
 /// TCP and UDP. All that is no IP packet is one flow.
 #[must_use]
 pub fn flow(packet: &[u8]) -> u32 {
+    flow_of(0, packet)
+}
+
+/// Returns what [`flow`] does, for a packet of a network: flows of two are not the same, though their addresses are.
+#[must_use]
+pub fn flow_of(network: u128, packet: &[u8]) -> u32 {
     let (protocol, addresses, header) = match packet {
         [first, ..] if first >> 4 == 4 => (9, 12..20, usize::from(first & 0x0f) * 4),
         [first, ..] if first >> 4 == 6 => (6, 8..40, 40),
@@ -104,7 +110,9 @@ pub fn flow(packet: &[u8]) -> u32 {
     let hash = [protocol, octets(addresses), ports]
         .into_iter()
         .flatten()
-        .fold(0u64, |hash, octet| (hash.rotate_left(5) ^ u64::from(*octet)).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        .fold((network ^ network >> 64) as u64, |hash, octet| {
+            (hash.rotate_left(5) ^ u64::from(*octet)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        });
     (hash >> 32) as u32
 }
 

@@ -218,7 +218,7 @@ impl Driver {
                 route
             }
         };
-        match route {
+        let to = match route {
             Route::Tunnel(wrap) => {
                 let tunnel = Arc::clone(&self.tunnel);
                 let tunnel = crew::read(&tunnel);
@@ -233,28 +233,33 @@ impl Driver {
                     // Before another thread seals for that peer: what comes much later than that is taken for a replay.
                     self.flush();
                 }
-                Ok(())
+                return Ok(());
             }
             Route::Local(to) => match place_of(&self.tun_of, &self.tap_of, network, to) {
                 // A bridge that sends us what its own port is for would have it back for ever.
-                Some(same) if same == place => Err(DropReason::UnknownDestination),
+                Some(same) if same == place => return Err(DropReason::UnknownDestination),
                 // From kernel to kernel it needs no cutting.
-                Some(place) => write(&self.tuns, place, header, &self.packet[whole], [].into_iter()),
-                None => self.deliver_pieces(network, Owner::Container(to), pieces),
+                Some(place) => return write(&self.tuns, place, header, &self.packet[whole], [].into_iter()),
+                None => Owner::Container(to),
             },
             Route::Resolver => match self.answer(network, &packet) {
-                Some(reply) => reply.map_or(Ok(()), |reply| self.deliver(network, Owner::Container(container), reply)),
-                None => self.deliver_pieces(network, Owner::Resolver(network), pieces),
+                Some(None) => return Ok(()),
+                Some(Some(reply)) => return self.deliver(network, Owner::Container(container), reply),
+                None => Owner::Resolver(network),
             },
-        }
+        };
+        self.deliver_pieces(network, to, pieces);
+        Ok(())
     }
 
-    fn deliver_pieces(&mut self, network: NetworkId, to: Owner, mut pieces: Pieces) -> Result<(), DropReason> {
+    fn deliver_pieces(&mut self, network: NetworkId, to: Owner, mut pieces: Pieces) {
         while let Some(piece) = pieces.next(&mut self.packet) {
             let packet = self.packet[piece].to_vec();
-            self.deliver(network, to, packet)?;
+            // What is dropped for one may be another's.
+            if let Err(reason) = self.deliver(network, to, packet) {
+                self.shared.drops.count(reason);
+            }
         }
-        Ok(())
     }
 
     /// Polls stacks and forwards what they send, until a turn of all that are due is over.
@@ -384,7 +389,7 @@ fn write<'a>(
     for (piece, octets) in pieces[3..].iter_mut().zip(rest) {
         *piece = IoSlice::new(octets);
     }
-    attached.tun.write(&pieces[..count.min(pieces.len())]).map_err(|_| DropReason::QueueFull)
+    attached.tun.write(&pieces[..count.min(pieces.len())]).map_err(|_| DropReason::NotTaken)
 }
 
 /// Finds the interface that packets for a container are written to.

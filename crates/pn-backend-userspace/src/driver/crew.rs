@@ -56,7 +56,7 @@ impl Shared {
     /// Gives a packet to the thread that has the stacks.
     fn hand_over(&self, network: NetworkId, to: Owner, packet: Vec<u8>) -> Result<(), DropReason> {
         let mut waiting = self.handed_over.lock().unwrap_or_else(PoisonError::into_inner);
-        let dropped = waiting.push(queue::flow(&packet), 1, (network, to, packet));
+        let dropped = waiting.push(queue::flow_of(network.as_u128(), &packet), 1, (network, to, packet));
         drop(waiting);
         self.wake();
         if dropped == 0 { Ok(()) } else { Err(DropReason::QueueFull) }

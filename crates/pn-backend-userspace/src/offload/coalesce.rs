@@ -13,6 +13,10 @@ const MAX_PACKET: usize = 65_535;
 const MAX_DATAGRAMS: usize = 64;
 const MAX_SEGMENTS: usize = 128;
 
+/// Packets back that one of the same flow is looked for, so that many flows cost no more than few. One that is further back is not
+/// appended to, and nothing is out of order for it.
+const LOOK_BACK: usize = 16;
+
 const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;
@@ -112,7 +116,7 @@ impl<Place: Copy + PartialEq> Coalescer<Place> {
                 group.place == place
                     && group.flow.as_ref().is_some_and(|flow| flow.is_of(headers, &buffer[group.first.clone()], octets))
             };
-            if let Some(group) = self.groups[..self.used].iter_mut().rev().find(of_flow)
+            if let Some(group) = self.groups[..self.used].iter_mut().rev().take(LOOK_BACK).find(of_flow)
                 && !group.is_closed
                 && is_intact
                 && group.merge(headers, buffer, packet.clone(), self.longest)

@@ -9,6 +9,10 @@ use super::virtio::{SegmentKind, VirtioHeader};
 /// The longest IP and TCP headers there are, without IPv6 extensions.
 const MAX_HEADERS: usize = 60 + 60;
 
+/// More segments than anybody sends: a TCP segment has at least 48 octets, options included (`tcp_min_snd_mss`). A container that
+/// makes its own would have this node send thousands of datagrams for one packet.
+const MAX_SEGMENTS: usize = 65_535 / 48;
+
 const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
 const CWR: u8 = 0x80;
@@ -31,7 +35,8 @@ pub struct Segments {
 impl Segments {
     /// Begins to cut the packet that lies at `packet` in a buffer.
     ///
-    /// `None` where the packet is not what its virtio header says, or does not have to be cut.
+    /// `None` where the packet is not what its virtio header says, does not have to be cut, or would be cut to more segments
+    /// than anybody sends.
     #[must_use]
     pub fn new(header: &VirtioHeader, buffer: &[u8], packet: Range<usize>) -> Option<Self> {
         let segmentation = header.segmentation?;
@@ -48,7 +53,8 @@ impl Segments {
         let mut template = [0; MAX_HEADERS];
         template[..headers.len].copy_from_slice(&octets[..headers.len]);
         let size = segmentation.size.into();
-        Some(Self { headers, template, size, next: packet.start + headers.len, end: packet.end, index: 0 })
+        let segments = Self { headers, template, size, next: packet.start + headers.len, end: packet.end, index: 0 };
+        (segments.remaining() <= MAX_SEGMENTS).then_some(segments)
     }
 
     /// Returns how long the longest segment is.

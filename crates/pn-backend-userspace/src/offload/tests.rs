@@ -232,24 +232,38 @@ proptest! {
 #[test]
 fn fixed_identifications_are_merged_where_fragments_are_forbidden() {
     for forbids_fragments in [true, false] {
-        let flow = Flow {
-            is_ipv4: true,
-            is_tcp: false,
-            options: vec![],
-            traffic_class: 0,
-            forbids_fragments,
-            sequence: 0,
-            identification: 7,
-            port: 1,
-        };
+        let flow = Flow { forbids_fragments, ..udp(1) };
         let packets: Vec<_> = (0..10).map(|n| flow.packet(0, 0, 0, &[n; 64], false)).collect();
         assert_eq!(merge(&packets).len(), if forbids_fragments { 1 } else { 10 });
     }
 }
 
+/// A container may say of a packet whatever it likes, and this node would send a datagram for each segment.
 #[test]
-fn a_checksum_that_was_left_to_us_is_completed() {
-    let flow = Flow {
+fn nobody_has_thousands_of_datagrams_sent_for_one_packet() {
+    let flow = Flow { is_tcp: true, ..udp(1) };
+    let packet = flow.packet(0, 0, 0x10, &[7; 60_000], true);
+    assert_eq!(cut(&flow.header(48), &packet).map(|segments| segments.len()), Some(1250));
+    assert_eq!(cut(&flow.header(1), &packet), None);
+    assert_eq!(cut(&flow.header(43), &packet), None);
+}
+
+#[test]
+fn among_many_flows_each_keeps_its_order() {
+    let flows: Vec<_> = (1..=1000).map(udp).collect();
+    let packets: Vec<_> =
+        (0..3).flat_map(|n| flows.iter().map(move |flow| flow.packet(n, 0, 0, &[n as u8; 64], false))).collect();
+    assert_eq!(merge(&packets).len(), 3000, "they are too far apart");
+    let packets: Vec<_> =
+        flows.iter().flat_map(|flow| (0..3).map(|n| flow.packet(n, 0, 0, &[n as u8; 64], false))).collect();
+    let merged = merge(&packets);
+    assert_eq!(merged.len(), 1000);
+    assert_eq!(cut_all(merged), packets);
+}
+
+/// A flow of UDP from a port.
+fn udp(port: u16) -> Flow {
+    Flow {
         is_ipv4: true,
         is_tcp: false,
         options: vec![],
@@ -257,8 +271,13 @@ fn a_checksum_that_was_left_to_us_is_completed() {
         forbids_fragments: true,
         sequence: 0,
         identification: 7,
-        port: 1,
-    };
+        port,
+    }
+}
+
+#[test]
+fn a_checksum_that_was_left_to_us_is_completed() {
+    let flow = udp(1);
     let mut packet = flow.packet(0, 0, 0, b"some octets", true);
     assert!(complete_checksum(&mut packet, (20, 6)));
     assert_eq!(packet, flow.packet(0, 0, 0, b"some octets", false));

@@ -34,6 +34,25 @@ fn short_buffers_are_refused_before_boringtun_panics() {
     assert!(peer.open(&identity, IpAddr::from([127, 0, 0, 1]), &[4; 200], &mut [0; 199]).is_err());
 }
 
+/// N6: every network has the same addresses, and one's flood must not be another's.
+#[test]
+fn flows_of_two_networks_are_two() {
+    let tunnel = |n: u8| IpAddr::from([100, 64, 0, n]);
+    let flow_in = |vni: u32, port: u8| {
+        let mut inside = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 240, 0, 1, 10, 240, 0, 2, 0, port, 0, 9];
+        inside.extend([0, 8, 0, 0]);
+        let payload = [&vxlan::header(pn_core::Vni::new(vni).unwrap())[..], &[0; ETHERNET_LEN], &inside].concat();
+        let mut packet = vec![0; 28 + payload.len()];
+        UdpPacket::write_headers(&mut packet, (tunnel(1), 7), (tunnel(2), vxlan::PORT), payload.len());
+        packet[28..].copy_from_slice(&payload);
+        flow(&packet)
+    };
+    let flows: std::collections::BTreeSet<_> = (1..=20).map(|vni| flow_in(vni, 1)).collect();
+    assert_eq!(flows.len(), 20);
+    assert_eq!(flow_in(7, 1), flow_in(7, 1));
+    assert_ne!(flow_in(7, 1), flow_in(7, 2));
+}
+
 #[test]
 fn a_handshake_that_nothing_waits_for_is_given_up() {
     let identity = Identity::new(PrivateKey::from_bytes([1; 32]));
