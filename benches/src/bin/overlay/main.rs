@@ -159,11 +159,14 @@ fn harness(options: &Options) -> Result<(), Error> {
     std::fs::remove_dir_all(&scratch)?;
     let order: Vec<_> = present.iter().map(|system| system.name()).collect();
     println!("{}", if options.json { table::json(&measured).to_string() } else { table::table(&order, &measured) });
-    Ok(())
+    match order.iter().find(|name| !measured.contains_key(**name)) {
+        Some(failed) => Err(format!("there is no figure of {failed}; why is said above").into()),
+        None => Ok(()),
+    }
 }
 
 fn measure(system: System, options: &Options, scratch: &std::path::Path) -> Result<Figures, Error> {
-    let namespaces = Namespaces::new(options.link, options.congestion.as_deref())?;
+    let namespaces = Namespaces::new(options.link)?;
     let running = system.start(&namespaces, scratch, options.threads)?;
     let mut figures = Figures::new();
     if system == System::InProcess {
@@ -176,8 +179,8 @@ fn measure(system: System, options: &Options, scratch: &std::path::Path) -> Resu
         for figure in &options.figures {
             let seconds = options.seconds;
             match figure.as_str() {
-                "tcp1" => tcp(&namespaces, &running, 1, seconds, &mut figures)?,
-                "tcp4" => tcp(&namespaces, &running, 4, seconds, &mut figures)?,
+                "tcp1" => tcp(&namespaces, &running, 1, options, &mut figures)?,
+                "tcp4" => tcp(&namespaces, &running, 4, options, &mut figures)?,
                 "udp64" => {
                     let (_, received) = blast(&namespaces, &running, seconds as f64, None)?;
                     figures.insert("udp64_pps".into(), received);
@@ -233,15 +236,16 @@ fn tcp(
     namespaces: &Namespaces,
     running: &Running,
     streams: u8,
-    seconds: u64,
+    options: &Options,
     figures: &mut Figures,
 ) -> Result<(), Error> {
     let mut server = namespaces.command(running.server, "iperf3");
     let mut server = server.args(["-s", "-1", "-p", PORT]).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     wait_listening(namespaces, running)?;
     let mut client = namespaces.command(running.client, "iperf3");
-    let (time, streams_word) = (seconds.to_string(), streams.to_string());
+    let (time, streams_word) = (options.seconds.to_string(), streams.to_string());
     client.args(["-c", &running.address, "-p", PORT, "-t", &time, "-P", &streams_word, "-J"]);
+    client.args(options.congestion.iter().flat_map(|congestion| ["-C", congestion]));
     let before = netns::busy()?;
     let said = ask(&mut client);
     let busy = netns::busy()? - before;
@@ -253,7 +257,7 @@ fn tcp(
     let gbps = said["end"]["sum_received"]["bits_per_second"].as_f64().ok_or_else(|| said["error"].to_string())? / 1e9;
     figures.insert(format!("tcp{streams}_gbps"), gbps);
     if streams == 1 {
-        figures.insert("cpu_s_per_gbit".into(), busy / (gbps * seconds as f64));
+        figures.insert("cpu_s_per_gbit".into(), busy / (gbps * options.seconds as f64));
         figures.insert("tcp1_retransmits".into(), said["end"]["sum_sent"]["retransmits"].as_f64().unwrap_or(0.0));
     }
     Ok(())

@@ -25,14 +25,11 @@ pub(crate) enum Link {
 }
 
 impl Namespaces {
-    pub(crate) fn new(link: Link, congestion: Option<&str>) -> Result<Self, Error> {
+    pub(crate) fn new(link: Link) -> Result<Self, Error> {
         let namespaces = Self { prefix: format!("tun-bench-{}", std::process::id()) };
         for name in ["node0", "node1", "cont0", "cont1"] {
             run(&["ip", "netns", "add", &namespaces.name(name)])?;
             namespaces.sh(name, "ip link set lo up")?;
-            if let Some(congestion) = congestion {
-                namespaces.sh(name, &format!("echo {congestion} >/proc/sys/net/ipv4/tcp_congestion_control"))?;
-            }
         }
         let (a, b) = (namespaces.name("node0"), namespaces.name("node1"));
         run(&["ip", "link", "add", "u0", "netns", &a, "type", "veth", "peer", "name", "u1", "netns", &b])?;

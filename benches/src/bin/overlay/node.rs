@@ -98,7 +98,9 @@ pub(crate) async fn run(n: u16, role: Role, idle: u16, threads: NonZeroUsize) ->
             }
             wait_for_the_end().await?;
             let drops: Vec<_> = backend.drops().iter().collect();
-            eprintln!("node {n}: {drops:?}");
+            // What was renewed is younger than the process.
+            let sessions: Vec<_> = backend.peers().await?.into_iter().filter_map(|peer| peer.handshake_age).collect();
+            eprintln!("node {n}: {drops:?}, sessions are {sessions:?} old");
             Ok(Value::Null)
         }
         Role::Kernel(_) => Err("it has its own data plane".into()),
