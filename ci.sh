@@ -112,6 +112,9 @@ if [[ $EUID == 0 ]]; then
     cargo run --locked --release --quiet -p pn-benches --bin program -- --rounds 1
 fi
 
+step "unsafe code, with AddressSanitizer"
+ci/sanitize.sh
+
 step "fuzzing, 10 s each"
 ci/fuzz.sh 10
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the fuzz targets with coverage instrumentation and runs each for a number of seconds: ci/fuzz.sh SECONDS [TARGET…]
-# The flags are those that cargo-fuzz passes, less the sanitizers: the code under test is safe Rust.
+# The flags are those that cargo-fuzz passes, less the sanitizers, which are ci/sanitize.sh's: the code under test is safe Rust but for a sum.
 set -euo pipefail
 cd "$(dirname "$0")/../fuzz"
 seconds=${1:?usage: ci/fuzz.sh SECONDS [TARGET…]}
