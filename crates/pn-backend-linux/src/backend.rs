@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use pn_backend_userspace::underlay::{IsShared, Underlay};
 use pn_core::backend::{Observed, OverlayBackend};
 use pn_core::{
     BackendError, Capabilities, ContainerId, Encryption, ErrorKind, Generation, KeyScope, Limits, NodeId, NodePlan,
@@ -27,7 +28,6 @@ use crate::netns::Namespaces;
 use crate::probe::{self, Features};
 use crate::sys;
 use crate::tunnel::Engine;
-use crate::underlay::Underlay;
 use crate::wireguard::{self, WireGuard};
 use crate::worker::{Command, Worker, error};
 
@@ -249,9 +249,8 @@ impl Builder {
                 (local_addr, Encryptor::Kernel(WireGuard::new(private_key, local_addr.port())))
             }
             TunnelKind::UserSpace | TunnelKind::UserSpacePlain => {
-                let socket = std::net::UdpSocket::bind(self.listen).map_err(bind)?;
-                let local_addr = socket.local_addr().map_err(bind)?;
-                let (underlay, is_whole) = (Underlay::new(socket).map_err(bind)?, kind == TunnelKind::UserSpace);
+                let underlay = Underlay::bind(self.listen, IsShared::No).map_err(bind)?;
+                let (local_addr, is_whole) = (underlay.local_addr(), kind == TunnelKind::UserSpace);
                 let engine = Engine::new(underlay, Tunnel::new(private_key), Arc::clone(&drops), is_whole);
                 (local_addr, Encryptor::UserSpace(engine))
             }

@@ -11,16 +11,15 @@ use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pn_backend_userspace::offload::Coalescer;
+use pn_backend_userspace::underlay::Underlay;
 use pn_core::MacAddr;
 use pn_overlay::{DropCounters, DropReason, Opener, Outbox, Tunnel};
 
 use crate::frame::{self, Head, Outside};
-use crate::underlay::Underlay;
 
-/// Frames taken from the device, and messages from the underlay, before the other gets its turn; of messages so many octets.
+/// Frames taken from the device, and batches of messages from the underlay, before the other gets its turn.
 const READS: usize = 64;
-const MESSAGES: usize = 64;
-const MESSAGE_OCTETS: usize = 256 * 1024;
+const BATCHES: usize = 4;
 
 /// Octets that wait for the underlay before they are sent, though there may be more to come.
 const FLUSH: usize = 60_000;
@@ -153,10 +152,14 @@ impl Carrier {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
-            let outbox = &mut self.outbox;
+            let (outbox, drops) = (&mut self.outbox, &self.drops);
             let read = self.frame.get_mut(..len).unwrap_or_default();
-            let sealed = frame::cut(read, |to, packet| tunnel.seal(to, packet, outbox));
-            sealed.unwrap_or_else(|reason| self.drops.count(reason));
+            let sealed = frame::cut(read, |to| {
+                let mut sealer = tunnel.sealer(to)?;
+                // What is dropped for one may be another's.
+                Ok(move |packet: &[u8]| sealer.seal(packet, outbox).unwrap_or_else(|reason| drops.count(reason)))
+            });
+            sealed.unwrap_or_else(|reason| drops.count(reason));
             if self.outbox.octets() >= FLUSH {
                 underlay.send(&mut self.outbox, &self.drops);
             }
@@ -169,23 +172,20 @@ impl Carrier {
         let tunnel = Arc::clone(&self.tunnel);
         let tunnel = lock(&tunnel);
         let mut opener = tunnel.opener();
-        let mut octets = 0;
-        for _ in 0..MESSAGES {
-            if octets >= MESSAGE_OCTETS {
-                break;
-            }
-            let (from, len, segment) = match underlay.receive() {
-                Ok(received) => received,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // An ICMP error that some earlier datagram caused.
-                Err(_) => continue,
-            };
-            octets += len;
-            for datagram in underlay.buffer.get(..len).unwrap_or_default().chunks(segment) {
-                if self.opened.len() - self.opened_to < datagram.len().max(MIN_BUFFER) {
-                    self.write_merged();
+        for _ in 0..BATCHES {
+            // An error is an ICMP message that some earlier datagram caused; the next call takes the next datagrams.
+            let (count, more) = underlay.receive().unwrap_or((0, true));
+            for (received, octets) in (0..count).map(|message| underlay.message(message)) {
+                for datagram in octets.chunks(received.segment.max(1)) {
+                    if self.opened.len() - self.opened_to < datagram.len().max(MIN_BUFFER) {
+                        self.write_merged();
+                    }
+                    self.open_one(&mut opener, received.from, datagram)
+                        .unwrap_or_else(|reason| self.drops.count(reason));
                 }
-                self.open_one(&mut opener, from, datagram).unwrap_or_else(|reason| self.drops.count(reason));
+            }
+            if !more {
+                break;
             }
         }
         // Not before: where each datagram is a message of its own, a batch is little to put together.
@@ -242,7 +242,7 @@ impl Ready {
 
 /// Gives a frame, in pieces, to the device.
 fn write(device: &Device, pieces: &[IoSlice<'_>]) -> Result<(), DropReason> {
-    (&device.file).write_vectored(pieces).map(drop).map_err(|_| DropReason::QueueFull)
+    (&device.file).write_vectored(pieces).map(drop).map_err(|_| DropReason::NotTaken)
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

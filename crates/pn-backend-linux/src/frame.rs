@@ -30,13 +30,13 @@ const OUTER_CHECKSUM: u8 = 0x08;
 const TUNNEL_IPV4: u8 = 0x20;
 const TUNNEL_IPV6: u8 = 0x40;
 
-/// Gives every packet that a frame holds to `take`, with where it is to go. The frame is overwritten.
+/// Gives every packet that a frame holds to what `take_to` returns for where they are to go, which is one place. The frame is overwritten.
 ///
 /// # Errors
-/// [`DropReason::NotIp`] for what is no UDP or not what the kernel says of it, and those of `take`.
-pub(crate) fn cut(
+/// [`DropReason::NotIp`] for what is no UDP or not what the kernel says of it, and those of `take_to`.
+pub(crate) fn cut<Take: FnMut(&[u8])>(
     frame: &mut [u8],
-    mut take: impl FnMut(IpAddr, &[u8]) -> Result<(), DropReason>,
+    take_to: impl FnOnce(IpAddr) -> Result<Take, DropReason>,
 ) -> Result<(), DropReason> {
     let mut header: [u8; VirtioHeader::LEN] = *frame.first_chunk().ok_or(DropReason::NotIp)?;
     let is_tunnel = header[1] & (TUNNEL_IPV4 | TUNNEL_IPV6) != 0;
@@ -51,18 +51,20 @@ pub(crate) fn cut(
             // One that lies outside leaves the packet with the checksum it has.
             let _ = complete_checksum(&mut frame[PACKET..], (start, offset));
         }
-        return take(to.0, &frame[PACKET..]);
+        take_to(to.0)?(&frame[PACKET..]);
+        return Ok(());
     }
     let inside: [u8; INSIDE] = *packet.udp.payload.first_chunk().filter(|_| is_tunnel).ok_or(DropReason::NotIp)?;
     let outside = outside_len(to.0);
     let whole = PACKET + outside..frame.len();
     let mut segments = Segments::new(&told, frame, whole).ok_or(DropReason::NotIp)?;
+    let mut take = take_to(to.0)?;
     while let Some(Range { start, end }) = segments.next(frame) {
         // Over the end of the packet before, which was taken.
         let begin = start - outside;
         UdpPacket::write_headers(&mut frame[begin..], from, to, end - start + INSIDE);
         frame[start - INSIDE..start].copy_from_slice(&inside);
-        take(to.0, &frame[begin..end])?;
+        take(&frame[begin..end]);
     }
     Ok(())
 }

@@ -21,7 +21,6 @@ mod report;
 mod screen;
 mod sys;
 mod tunnel;
-mod underlay;
 mod wireguard;
 mod worker;
 

@@ -7,12 +7,12 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
+use pn_backend_userspace::underlay::Underlay;
 use pn_core::{NodeId, PublicKey};
 use pn_overlay::{DropCounters, PeerConfig, Tunnel};
 
 use crate::carrier::{Carrier, Device, lock};
 use crate::kernel::Peer;
-use crate::underlay::Underlay;
 
 /// The tunnel's keys and peers, and the thread that carries packets while there is a device.
 #[derive(Debug)]

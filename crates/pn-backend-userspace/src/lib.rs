@@ -16,7 +16,7 @@ pub mod tap;
 pub mod tcp;
 pub mod tun;
 pub mod udp;
-mod underlay;
+pub mod underlay;
 
 pub use backend::{Builder, UserspaceBackend};
 pub use loopback::{Loopback, LoopbackNode};

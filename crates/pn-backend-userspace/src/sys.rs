@@ -24,13 +24,13 @@ struct Control([u8; CONTROL_LEN]);
 
 /// What arrived in one message.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Received {
+pub struct Received {
     /// Who sent it.
-    pub(crate) from: SocketAddr,
+    pub from: SocketAddr,
     /// How many octets there are.
-    pub(crate) len: usize,
+    pub len: usize,
     /// How many of them each datagram has; the last may have fewer.
-    pub(crate) segment: usize,
+    pub segment: usize,
 }
 
 /// `struct ifreq` with flags in its union.

@@ -1,4 +1,4 @@
-//! The node's UDP socket, in batches.
+//! The node's UDP socket, in batches: what every data plane without the kernel's WireGuard sends and receives with.
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -11,7 +11,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::sys::{self, MAX_MESSAGES, Received};
+pub use crate::sys::Received;
+use crate::sys::{self, MAX_MESSAGES};
 
 /// What the kernel is asked to buffer in each direction. Only root gets more than `net.core.rmem_max`.
 const SOCKET_BUFFER: usize = 8 << 20;
@@ -33,12 +34,28 @@ const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Whether several sockets have one address, among which the kernel spreads what arrives, by sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum IsShared {
+pub enum IsShared {
+    /// It is alone.
     No,
+    /// There are others.
     Yes,
 }
 
-pub(crate) struct Underlay {
+/// A UDP socket that sends and receives batches: many datagrams of one destination as one message (`UDP_SEGMENT`, `UDP_GRO`), and
+/// many messages with one system call. It never blocks, and nothing that it sends is fragmented.
+///
+/// ```
+/// use pn_backend_userspace::underlay::{IsShared, Underlay};
+/// use pn_overlay::{DropCounters, Outbox};
+///
+/// let mut a = Underlay::bind("127.0.0.1:0".parse().unwrap(), IsShared::No)?;
+/// let mut b = Underlay::bind("127.0.0.1:0".parse().unwrap(), IsShared::No)?;
+/// a.send(&mut Outbox::new(), &DropCounters::default());
+/// assert_eq!(b.receive()?, (0, false));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Underlay {
     socket: UdpSocket,
     local_addr: SocketAddr,
     buffer: Box<[u8]>,
@@ -51,7 +68,10 @@ pub(crate) struct Underlay {
 
 impl Underlay {
     /// Binds a socket; `is_shared` lets others of this user have the same address.
-    pub(crate) fn bind(address: SocketAddr, is_shared: IsShared) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub fn bind(address: SocketAddr, is_shared: IsShared) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
         if is_shared == IsShared::Yes {
             socket.set_reuse_port(true)?;
@@ -81,12 +101,17 @@ impl Underlay {
         })
     }
 
-    pub(crate) const fn local_addr(&self) -> SocketAddr {
+    /// Returns the address it is bound to.
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
 
     /// Receives messages and returns how many there are, and whether there may be more.
-    pub(crate) fn receive(&mut self) -> io::Result<(usize, bool)> {
+    ///
+    /// # Errors
+    /// What some earlier datagram caused, as an ICMP message said: the next call goes on.
+    pub fn receive(&mut self) -> io::Result<(usize, bool)> {
         let room = if self.is_large { LARGE_MESSAGES } else { MAX_MESSAGES };
         let (received, buffer) = (&mut self.received[..room], &mut self.buffer[..room * MESSAGE]);
         let count = match sys::receive(self.socket.as_fd(), buffer, received) {
@@ -99,14 +124,18 @@ impl Underlay {
         Ok((count, count == room))
     }
 
-    /// Returns a message that was received.
-    pub(crate) fn message(&self, n: usize) -> (Received, &[u8]) {
+    /// Returns a message that the last call received.
+    ///
+    /// # Panics
+    /// Where there were not so many.
+    #[must_use]
+    pub fn message(&self, n: usize) -> (Received, &[u8]) {
         let received = self.received[n];
         (received, &self.buffer[n * MESSAGE..n * MESSAGE + received.len])
     }
 
     /// Sends what waits and empties the outbox. What cannot be sent is counted.
-    pub(crate) fn send(&mut self, outbox: &mut Outbox, drops: &DropCounters) {
+    pub fn send(&mut self, outbox: &mut Outbox, drops: &DropCounters) {
         let Self { socket, has_segmentation, .. } = self;
         let lose = |run: &Run<'_>, error: io::Error| {
             tracing::debug!(to = %run.to, %error, "datagrams were not sent");

@@ -48,10 +48,12 @@ fn whole(is_outer_ipv4: bool, is_inner_ipv4: bool, payload: &[u8], size: u16) ->
 
 fn packets(frame: &[u8]) -> Result<Vec<Vec<u8>>, DropReason> {
     let mut packets = Vec::new();
-    cut(&mut frame.to_vec(), |to, packet| {
-        assert_eq!(UdpPacket::parse(packet).map(|packet| packet.destination), Some(to));
-        packets.push(packet.to_vec());
-        Ok(())
+    let all = &mut packets;
+    cut(&mut frame.to_vec(), |to| {
+        Ok(move |packet: &[u8]| {
+            assert_eq!(UdpPacket::parse(packet).map(|packet| packet.destination), Some(to));
+            all.push(packet.to_vec());
+        })
     })?;
     Ok(packets)
 }
