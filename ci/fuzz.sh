@@ -9,7 +9,7 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 flags="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters"
 flags+=" -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing -Ccodegen-units=1"
 RUSTFLAGS="$flags" cargo build --release --quiet --target "$host"
-for target in "${@:-answer framing name offload vxlan}"; do
+for target in "${@:-answer frame framing name offload vxlan}"; do
     for name in $target; do
         mkdir -p "corpus/$name" "artifacts/$name"
         echo "fuzzing $name for $seconds s"

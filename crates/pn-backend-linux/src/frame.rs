@@ -135,5 +135,37 @@ impl Head {
     }
 }
 
+/// Cuts a frame and puts together what it was cut to, for the fuzz target. Returns what a frame was cut to, and then what the
+/// frames were that it was put together to.
+#[cfg(fuzzing)]
+pub fn there_and_back(frame: &[u8]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+    let packets = |frame: &[u8]| {
+        let mut packets = Vec::new();
+        let all = &mut packets;
+        // Whatever is wrong with it, nothing was made of it before that was found.
+        let _: Result<(), DropReason> =
+            cut(&mut frame.to_vec(), |_| Ok(move |packet: &[u8]| all.push(packet.to_vec())));
+        packets
+    };
+    let cut = packets(frame);
+    let (mut buffer, mut end) = (cut.concat(), 0);
+    let mut coalescer = pn_backend_userspace::offload::Coalescer::below(MAX_OUTSIDE);
+    for packet in &cut {
+        end += packet.len();
+        if let Some((outside, octets)) = UdpPacket::parse(packet).and_then(|packet| Outside::split(&packet)) {
+            // What is behind the packet is none of its octets.
+            let start = end - packet.len() + (octets.as_ptr().addr() - packet.as_ptr().addr());
+            coalescer.push(outside, &buffer, start..start + octets.len());
+        }
+    }
+    let mut again = Vec::new();
+    coalescer.drain(&mut buffer, |merged, buffer| {
+        let rest = merged.rest.iter().flat_map(|range| &buffer[range.clone()]).copied().collect::<Vec<_>>();
+        let head = Head::of(merged.place, merged.header, merged.first.len() + rest.len(), MacAddr::new([2; 6]));
+        again.extend(packets(&[head.octets(), merged.first, &rest].concat()));
+    });
+    (cut, again)
+}
+
 #[cfg(test)]
 mod tests;

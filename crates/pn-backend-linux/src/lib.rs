@@ -25,3 +25,5 @@ mod wireguard;
 mod worker;
 
 pub use backend::{Builder, LinuxBackend, Status, TunnelKind};
+#[cfg(fuzzing)]
+pub use frame::there_and_back;
