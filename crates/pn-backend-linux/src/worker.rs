@@ -147,7 +147,7 @@ impl Worker {
             let (mut namespace, of_place) = observe::namespace(place, &mut netlink)?;
             indexes.insert(place, of_place);
             if !matches!(place, Place::Container(_)) {
-                namespace.firewall = Some(self.filter(place, generation)?);
+                namespace.firewall = Some(self.filter(place, generation));
             }
             if let Some(Link { kind: LinkKind::WireGuard(found), .. }) = namespace.links.get_mut(&LinkName::Tunnel) {
                 *found = identity;
@@ -160,16 +160,25 @@ impl Worker {
         Ok(Found { kernel, numbers, indexes })
     }
 
-    /// Reads the filter of a namespace, if anybody may have changed it since it was read.
-    fn filter(&mut self, place: Place, generation: u32) -> io::Result<Firewall> {
+    /// Reads the filter of a namespace, if anybody may have changed it since it was read. One that cannot be read is as good as
+    /// none.
+    fn filter(&mut self, place: Place, generation: u32) -> Firewall {
         if let Some((known, filter)) = self.filters.get(&place)
             && *known == generation
         {
-            return Ok(filter.clone());
+            return filter.clone();
         }
-        let filter = self.namespaces.within(place, || self.nft.observe(place))?;
-        self.filters.insert(place, (generation, filter.clone()));
-        Ok(filter)
+        self.filters.remove(&place);
+        match self.namespaces.within(place, || self.nft.observe(place)) {
+            Ok(filter) => {
+                self.filters.insert(place, (generation, filter.clone()));
+                filter
+            }
+            Err(error) => {
+                tracing::warn!(%place, %error, "a filter cannot be read, so it is put in place anew");
+                Firewall::default()
+            }
+        }
     }
 
     fn apply(&mut self, plan: &NodePlan, limit: Option<usize>) -> Report {

@@ -199,31 +199,109 @@ async fn plans_that_are_not_for_this_node_are_refused_whole() {
     assert!(!region.hosts[0].directory.join(region.hosts[0].id.to_string()).join("transport").exists());
 }
 
+/// An `nft` that works unless it is told not to.
+struct Fragile {
+    program: String,
+    broken: String,
+}
+
+impl Fragile {
+    fn new(name: &str) -> Self {
+        let at = |what: &str| format!("/tmp/linux-{}-{name}-{what}", std::process::id());
+        let (program, broken) = (at("nft"), at("broken"));
+        let script = format!("#!/bin/sh\n[ ! -e {broken} ] && exec nft \"$@\"; echo out of order >&2; exit 1\n");
+        std::fs::write(&program, script).unwrap();
+        hosts::sh(&format!("chmod 755 {program}"));
+        Self { program, broken }
+    }
+
+    fn break_it(&self) {
+        std::fs::write(&self.broken, "").unwrap();
+    }
+
+    fn mend(&self) {
+        std::fs::remove_file(&self.broken).unwrap();
+    }
+}
+
+impl Drop for Fragile {
+    fn drop(&mut self) {
+        drop((std::fs::remove_file(&self.program), std::fs::remove_file(&self.broken)));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_network_whose_filter_cannot_be_put_in_place_does_not_come_up() {
     if !is_root() {
         return;
     }
-    let (nft, broken) =
-        (format!("/tmp/linux-{}-nft", std::process::id()), format!("/tmp/linux-{}-broken", std::process::id()));
-    std::fs::write(&nft, format!("#!/bin/sh\n[ ! -e {broken} ] && exec nft \"$@\"; echo out of order >&2; exit 1\n"))
-        .unwrap();
-    hosts::sh(&format!("chmod 755 {nft}"));
-    let mut region = Region::start_with(1, |_, builder| builder.nft(&nft)).await;
+    let nft = Fragile::new("new");
+    let mut region = Region::start_with(1, |_, builder| builder.nft(&nft.program)).await;
     let own = region.add(1, 1).await;
     region.apply().await;
     let place = network(2).to_string();
     region.add(2, 1).await;
     let backend = region.hosts[0].linux();
-    std::fs::write(&broken, "").unwrap();
+    nft.break_it();
     let report = backend.apply(&region.state.node_plan(region.hosts[0].id)).await;
     let failures: Vec<String> = report.failures().map(explain).collect();
     assert!(failures.iter().any(|text| text.contains(&place)), "{failures:?}");
     let links = region.hosts[0].sh_in(&place, "ip -o link");
     assert!(!links.contains("vxlan0") && !links.contains("br0"), "{links}");
     assert!(region.netns(own).works("ping -c 1 -W 10 169.254.53.53"), "the other network has gone, too");
-    std::fs::remove_file(&broken).unwrap();
+    nft.mend();
     region.apply().await;
     region.tear_down().await;
-    std::fs::remove_file(&nft).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_lost_its_filter_carries_nothing_until_it_is_back() {
+    if !is_root() {
+        return;
+    }
+    let nft = Fragile::new("lost");
+    let mut region = Region::start_with(2, |_, builder| builder.nft(&nft.program)).await;
+    let (a, near, far) = (region.add(1, 1).await, region.add(1, 1).await, region.add(1, 2).await);
+    let (other, other_near, other_far) = (region.add(2, 1).await, region.add(2, 1).await, region.add(2, 2).await);
+    region.apply().await;
+    let (backend, plan) = (region.hosts[0].linux().clone(), region.state.node_plan(region.hosts[0].id));
+    let reaches = |from, to| region.netns(from).works(&format!("ping -c 1 -W 10 {}", region.address(to)));
+    let is_cut = |from, to| !region.netns(from).works(&format!("ping -c 2 -i 0.2 -W 1 {}", region.address(to)));
+    let of = |network| if network == 1 { [(a, near), (a, far)] } else { [(other, other_near), (other, other_far)] };
+    assert!([1, 2].into_iter().flat_map(of).all(|(from, to)| reaches(from, to)));
+    // What nobody has touched goes on without `nft`, which nobody asks then.
+    nft.break_it();
+    assert!(backend.apply(&plan).await.is_unchanged());
+    assert!([1, 2].into_iter().flat_map(of).all(|(from, to)| reaches(from, to)));
+
+    region.hosts[0].sh_in(&network(1).to_string(), "nft flush ruleset");
+    for _ in 0..2 {
+        let report = backend.apply(&plan).await;
+        let told: Vec<String> = report.failures().map(explain).collect();
+        assert!(told.len() == 1 && told[0].contains(&network(1).to_string()), "{told:?}");
+        assert!(told[0].contains("out of order") && told[0].contains("nothing is carried"), "{told:?}");
+        assert!(of(1).into_iter().all(|(from, to)| is_cut(from, to)), "packets pass without a filter");
+        assert!(of(2).into_iter().all(|(from, to)| reaches(from, to)), "the other network has gone, too");
+    }
+    nft.mend();
+    backend.apply(&plan).await.into_result().unwrap();
+    assert!([1, 2].into_iter().flat_map(of).all(|(from, to)| reaches(from, to)));
+    assert!(backend.apply(&plan).await.is_unchanged());
+
+    // The tunnel's, too: nothing is sent to other nodes, nor taken from them.
+    nft.break_it();
+    region.hosts[0].sh_in("transport", "nft flush ruleset");
+    for _ in 0..2 {
+        let report = backend.apply(&plan).await;
+        let told: Vec<String> = report.failures().map(explain).collect();
+        assert!(told.len() == 1 && told[0].contains("the tunnel's namespace"), "{told:?}");
+        let [remote, local]: [Vec<_>; 2] = [1, 0].map(|n| [1, 2].map(|network| of(network)[n]).to_vec());
+        assert!(remote.into_iter().all(|(from, to)| is_cut(from, to)), "packets pass without a filter");
+        assert!(local.into_iter().all(|(from, to)| reaches(from, to)), "the networks have gone, too");
+    }
+    nft.mend();
+    backend.apply(&plan).await.into_result().unwrap();
+    assert!([1, 2].into_iter().flat_map(of).all(|(from, to)| reaches(from, to)));
+    assert!(backend.apply(&plan).await.is_unchanged());
+    region.tear_down().await;
 }
