@@ -5,7 +5,7 @@ use crate::hosts;
 use std::net::IpAddr;
 
 use hosts::{Netns, Region, container, explain, is_root, network};
-use pn_core::backend::OverlayBackend as _;
+use pn_core::backend::{Observed, OverlayBackend as _};
 use pn_core::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,6 +122,46 @@ async fn a_namespace_that_vanished_is_reported_or_made_anew() {
         hosts::eventually("packets", || reaches(good, other));
         assert!(reaches(good, gone), "{place}");
     }
+    region.tear_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_whose_namespace_cannot_be_read_holds_nobody_up() {
+    if !is_root() {
+        return;
+    }
+    let mut region = Region::start(2).await;
+    let (good, odd, other) = (region.add(1, 1).await, region.add(1, 1).await, region.add(1, 2).await);
+    region.apply().await;
+    let (backend, here) = (region.hosts[0].linux().clone(), region.hosts[0].id);
+    let reaches =
+        |region: &Region, from, to| region.netns(from).works(&format!("ping -c 1 -W 10 {}", region.address(to)));
+    // In its place is a namespace that no thread can look around in for links.
+    let path = region.hosts[0].directory.join(here.to_string()).join(odd.to_string());
+    hosts::sh(&format!("umount {0} && mount --bind /proc/self/ns/uts {0}", path.display()));
+    let late = region.add(1, 1).await;
+    region.hosts[1].linux().apply(&region.state.node_plan(region.hosts[1].id)).await.into_result().unwrap();
+    for _ in 0..2 {
+        let report = backend.apply(&region.state.node_plan(here)).await;
+        let told: Vec<String> = report.failures().map(explain).collect();
+        assert!(told.len() == 1 && told[0].contains(&odd.to_string()) && told[0].contains("read"), "{told:?}");
+        for (from, to) in [(good, other), (late, good), (late, other), (odd, good), (odd, other)] {
+            assert!(reaches(&region, from, to), "{from} to {to}");
+        }
+        // An agent that compares misses it, and nobody else.
+        let observed = backend.observe().await.unwrap();
+        let mut planned = Observed::from(&region.state.node_plan(here));
+        planned.networks.get_mut(&network(1)).unwrap().endpoints.remove(&region.address(odd));
+        assert_eq!(observed, planned);
+    }
+    // One that leaves goes.
+    region.change(Change::Fail(odd));
+    let report = backend.apply(&region.state.node_plan(here)).await;
+    assert_eq!(report.failures().count(), 1, "{:?}", report.outcomes);
+    assert!(!region.netns(odd).works("ping -c 1 -W 1 10.240.0.1"), "it is still connected");
+    backend.attach(odd, region.netns(odd).path()).await.unwrap();
+    backend.apply(&region.state.node_plan(here)).await.into_result().unwrap();
+    assert!(reaches(&region, good, other) && reaches(&region, late, other));
     region.tear_down().await;
 }
 
