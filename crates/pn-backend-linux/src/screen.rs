@@ -4,18 +4,20 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use nix::sys::socket::SockProtocol;
-use pn_core::{BackendError, ContainerId, ErrorKind, Finding, Limits, NetworkId, NodeId, NodePlan, Report};
+use pn_core::{
+    BackendError, ContainerId, ErrorKind, Finding, Limits, NetworkId, NetworkPlan, NodeId, NodePlan, Report, Vni,
+};
 
 use crate::netlink::Netlink;
 use crate::worker::error;
 use crate::{lower, observe};
 
-/// Returns the plan without what is to be left out. A network that is too large stays as `before` has it, if it does: what runs
-/// is not to suffer from what does not fit any more.
+/// Returns the plan without what is to be left out. A network that is too large, or whose packets could reach whom they are not
+/// for, stays as `before` has it, if it does: what runs is not to suffer from what does not fit any more.
 pub(crate) fn screen(plan: &NodePlan, before: Option<&NodePlan>, limits: &Limits, report: &mut Report) -> NodePlan {
     check_underlay(plan, report);
     let mut doubtful: BTreeSet<NodeId> = BTreeSet::new();
-    let mut crowded: BTreeSet<NetworkId> = BTreeSet::new();
+    let mut kept: BTreeSet<NetworkId> = BTreeSet::new();
     for finding in plan.check(limits) {
         // Permanent neighbours, and others we have none, do not count towards the kernel's limit.
         if let Finding::Neighbours { .. } = finding {
@@ -24,10 +26,18 @@ pub(crate) fn screen(plan: &NodePlan, before: Option<&NodePlan>, limits: &Limits
         }
         let mut object = finding.to_string();
         if let Finding::BridgePorts { network, .. } = finding {
-            crowded.insert(network);
+            kept.insert(network);
             object.push_str(": start some of them on other nodes");
             report.record(&object, Err(BackendError::new(ErrorKind::Full, "realise", &object)));
             continue;
+        }
+        if let Finding::VniTwice { networks, .. } = finding {
+            kept.extend(networks);
+            object.push_str(": give one of them another; until then both stay as they were");
+        }
+        if let Finding::AddressTwice { network, .. } | Finding::AddressOutside { network, .. } = finding {
+            kept.insert(network);
+            object.push_str(": start one of its containers anew; until then the network stays as it was");
         }
         if let Finding::NodesShare { nodes, .. } = finding {
             doubtful.extend(nodes);
@@ -42,15 +52,28 @@ pub(crate) fn screen(plan: &NodePlan, before: Option<&NodePlan>, limits: &Limits
         );
         report.record(&object, Err(BackendError::new(ErrorKind::Unsupported, "create", &object)));
     }
-    let mut plan = plan.only(|network| lower::is_supported(network) && !crowded.contains(&network.id));
+    let mut plan = plan.only(|network| lower::is_supported(network) && !kept.contains(&network.id));
     if let Some(before) = before {
-        plan = plan.keeping(before, |id| crowded.contains(&id));
+        plan = plan.keeping(before, |id| kept.contains(&id));
+        plan = without_taken(plan, &kept, report);
     }
     if !doubtful.is_empty() {
         // Whom packets would go to is not known; a node that nobody knows gets and sends none.
         Arc::make_mut(&mut plan.peers).retain(|id, _| !doubtful.contains(id));
     }
     plan
+}
+
+/// Leaves out networks whose VNI one that stays as it was has.
+fn without_taken(plan: NodePlan, kept: &BTreeSet<NetworkId>, report: &mut Report) -> NodePlan {
+    let vnis = plan.networks.values().filter(|network| kept.contains(&network.id)).map(|network| network.vni);
+    let vnis: BTreeSet<Vni> = vnis.collect();
+    let is_taken = |network: &NetworkPlan| !kept.contains(&network.id) && vnis.contains(&network.vni);
+    for network in plan.networks.values().filter(|network| is_taken(network)) {
+        let object = format!("network {}: another, which stays as it was, has VNI {}", network.id, network.vni);
+        report.record(&object, Err(BackendError::new(ErrorKind::Conflict, "realise", &object)));
+    }
+    plan.only(|network| !is_taken(network))
 }
 
 /// Reports an underlay whose packets are smaller than the plan says: large packets would vanish there. An address that no

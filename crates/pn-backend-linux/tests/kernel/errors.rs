@@ -3,6 +3,7 @@
 use crate::hosts;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use hosts::{Netns, Region, container, explain, is_root, network};
 use pn_core::backend::{Observed, OverlayBackend as _};
@@ -218,6 +219,66 @@ async fn two_nodes_with_one_address_are_told_and_left_out() {
         assert!(!region.hosts[0].sh_in("transport", "nft list ruleset").contains("100.64.0.3"));
     }
     backend.apply(&region.state.node_plan(host)).await.into_result().unwrap();
+    region.tear_down().await;
+}
+
+/// A plan in which a network is another. The state refuses such, so somebody else has made it.
+fn with(plan: &NodePlan, n: u128, edit: impl FnOnce(&mut NetworkPlan)) -> NodePlan {
+    let mut plan = plan.clone();
+    let mut networks = (*plan.networks).clone();
+    edit(Arc::make_mut(networks.get_mut(&network(n)).unwrap()));
+    plan.networks = networks.into();
+    plan
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn networks_whose_packets_would_mix_stay_as_they_were_or_are_left_out() {
+    if !is_root() {
+        return;
+    }
+    let mut region = Region::start(2).await;
+    region.add_network(3, |_| ());
+    let (a, b) = (region.add(1, 1).await, region.add(1, 2).await);
+    region.apply().await;
+    let (backend, here) = (region.hosts[0].linux().clone(), region.hosts[0].id);
+    let (c, d) = (region.add(2, 1).await, region.add(2, 2).await);
+    let (e, f) = (region.add(3, 1).await, region.add(3, 2).await);
+    region.hosts[1].linux().apply(&region.state.node_plan(region.hosts[1].id)).await.into_result().unwrap();
+    let plan = region.state.node_plan(here);
+    let reaches = |from, to| region.netns(from).works(&format!("ping -c 1 -W 10 {}", region.address(to)));
+    let (kept, vni) = (region.hosts[0].directory.join(here.to_string()), |n| plan.networks[&network(n)].vni);
+    let address = region.address(a);
+    let outside = std::net::Ipv4Addr::new(10, 77, 0, 1);
+    for (what, wrong) in [
+        ("VNI", with(&plan, 2, |network| network.vni = vni(1))),
+        ("both have 10.240.", with(&plan, 2, |network| network.endpoints[1].address = network.endpoints[0].address)),
+        ("10.77.0.1", with(&plan, 2, |network| network.endpoints[0].address = outside)),
+    ] {
+        for _ in 0..2 {
+            let report = backend.apply(&wrong).await;
+            let told: Vec<String> = report.failures().map(explain).collect();
+            assert!(report.failures().all(|error| error.kind() == ErrorKind::Conflict), "{told:?}");
+            let parts = [what.to_owned(), network(2).to_string(), "as".to_owned()];
+            assert!(told.iter().any(|told| parts.iter().all(|part| told.contains(part))), "{told:?}");
+            assert!(reaches(a, b), "{what}: what ran has suffered");
+            assert!(reaches(e, f), "{what}: the rest is not applied");
+            assert!(!kept.join(network(2).to_string()).exists(), "{what}: something was made of it");
+        }
+    }
+    // One VNI, one network, whatever `nft` is asked.
+    let allowed = region.hosts[0].sh_in("transport", "nft -j list set inet private_network senders4");
+    assert_eq!(allowed.matches(&format!("{}, ", vni(1))).count(), 1, "{address}: {allowed}");
+    backend.apply(&plan).await.into_result().unwrap();
+    assert!(reaches(a, b) && reaches(c, d) && reaches(e, f));
+    // Both run, and one is to have the VNI of the other, which would have a third's.
+    let mixed = with(&with(&plan, 1, |network| network.vni = vni(2)), 3, |network| network.vni = vni(1));
+    let report = backend.apply(&mixed).await;
+    let told: Vec<String> = report.failures().map(explain).collect();
+    assert!(told.iter().any(|told| told.contains(&format!("network {}: another", network(3)))), "{told:?}");
+    assert!(reaches(a, b) && reaches(c, d), "what ran has suffered");
+    assert!(!kept.join(network(3).to_string()).exists(), "two networks have one VNI");
+    backend.apply(&plan).await.into_result().unwrap();
+    assert!(reaches(a, b) && reaches(c, d) && reaches(e, f));
     region.tear_down().await;
 }
 
