@@ -3,9 +3,12 @@
 use crate::hosts;
 
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use hosts::{Netns, Region, container, explain, is_root, network};
+use hosts::{Netns, Region, container, directory, explain, is_root, network};
 use pn_core::backend::{Observed, OverlayBackend as _};
 use pn_core::*;
 
@@ -37,6 +40,46 @@ async fn what_cannot_be_attached_is_refused_by_name() {
     backend.detach(container(1)).await.unwrap();
     backend.detach(container(1)).await.unwrap();
     assert!(backend.attached().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_attached_is_what_was_looked_at() {
+    if !is_root() {
+        return;
+    }
+    let region = Region::start(1).await;
+    let (backend, own, good) = (region.hosts[0].linux(), region.hosts[0].netns.path(), Netns::new("good"));
+    // The path leads to a container's namespace and to the node's own by turns.
+    let (path, next, stop) = (directory(), directory(), AtomicBool::new(false));
+    let numbers = [&good.path(), &own].map(|path| std::fs::metadata(path).unwrap().ino());
+    let kept = region.hosts[0].directory.join(region.hosts[0].id.to_string()).join(container(1).to_string());
+    let point_at = |target: &PathBuf| {
+        std::os::unix::fs::symlink(target, &next).unwrap();
+        std::fs::rename(&next, &path).unwrap();
+    };
+    point_at(&own);
+    let outcomes = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                point_at(&good.path());
+                point_at(&own);
+            }
+        });
+        let runtime = tokio::runtime::Handle::current();
+        let attach = || {
+            let outcome = runtime.block_on(backend.attach(container(1), &path));
+            let found = outcome.is_ok().then(|| std::fs::metadata(&kept).unwrap().ino());
+            runtime.block_on(backend.detach(container(1))).unwrap();
+            found
+        };
+        let outcomes = tokio::task::block_in_place(|| (0..4000).map(|_| attach()).collect::<Vec<_>>());
+        stop.store(true, Ordering::Relaxed);
+        outcomes
+    });
+    std::fs::remove_file(&path).unwrap();
+    let of = |number| outcomes.iter().filter(|found| **found == number).count();
+    assert_eq!(of(Some(numbers[1])), 0, "the node's own namespace was attached");
+    assert!(of(Some(numbers[0])) > 0 && of(None) > 0, "it did not change under way");
 }
 
 #[tokio::test(flavor = "multi_thread")]
