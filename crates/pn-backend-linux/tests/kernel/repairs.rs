@@ -117,6 +117,27 @@ async fn x9_what_others_break_is_repaired() {
     scene.region.tear_down().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_another_family_is_somebody_elses() {
+    if !is_root() {
+        return;
+    }
+    let scene = Scene::start().await;
+    let (backend, plan) = (scene.host().linux(), scene.plan());
+    let rules = "add chain $T c; add rule $T c counter accept";
+    for (place, table) in
+        [(Network, "ip private_network"), (Transport, "bridge private_network"), (Transport, "ip6 private_network")]
+    {
+        scene.sh(place, &format!("nft \"add table {table}; {}\"", rules.replace("$T", table)));
+        let report = backend.apply(&plan).await;
+        assert!(report.is_unchanged(), "{table}: {:?}", report.outcomes);
+        assert_eq!(backend.observe().await.unwrap(), Observed::from(&plan), "{table}");
+        assert!(scene.sh(place, &format!("nft list table {table}")).contains("counter"), "{table} has gone");
+    }
+    assert!(scene.reaches(1) && scene.reaches(2));
+    scene.region.tear_down().await;
+}
+
 /// How long after one comparison the agent of these tests makes the next.
 const INTERVAL: Duration = Duration::from_millis(250);
 
