@@ -111,15 +111,6 @@ async fn what_fails_is_reported_and_the_rest_is_applied() {
         assert_eq!(region.netns(taken).sh("ip -o addr; ip -o link; ip route"), before);
         assert!(region.netns(good).works(&format!("ping -c 1 -W 10 {}", region.address(other))));
     }
-    // An underlay that carries less than was said is told, too.
-    region.hosts[0].netns.sh("ip link set eth0 mtu 1400");
-    let report = backend.apply(&region.state.node_plan(region.hosts[0].id)).await;
-    let texts: Vec<String> = report.failures().map(explain).collect();
-    assert!(
-        texts.iter().any(|text| text.contains("eth0") && text.contains("1400") && text.contains("1500")),
-        "{texts:?}"
-    );
-    region.hosts[0].netns.sh("ip link set eth0 mtu 1500");
     // Out of the way, it works.
     region.netns(taken).sh("ip link del pn0");
     let late = Netns::new("late");
@@ -127,6 +118,61 @@ async fn what_fails_is_reported_and_the_rest_is_applied() {
     backend.apply(&region.state.node_plan(region.hosts[0].id)).await.into_result().unwrap();
     assert!(late.works(&format!("ping -c 1 -W 10 {}", region.address(other))));
     assert!(region.netns(taken).works(&format!("ping -c 1 -W 10 {}", region.address(other))));
+    region.tear_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_underlay_that_carries_less_than_was_said_is_told() {
+    if !is_root() {
+        return;
+    }
+    let mut region = Region::start(2).await;
+    let (a, b) = (region.add(1, 1).await, region.add(1, 2).await);
+    region.hosts[1].linux().apply(&region.state.node_plan(region.hosts[1].id)).await.into_result().unwrap();
+    region.hosts[0].netns.sh("ip link set eth0 mtu 1400");
+    let (backend, plan) = (region.hosts[0].linux(), region.state.node_plan(region.hosts[0].id));
+    for _ in 0..2 {
+        let report = backend.apply(&plan).await;
+        let failures: Vec<&BackendError> = report.failures().collect();
+        let [failure] = *failures else { panic!("{failures:?}") };
+        assert_eq!(failure.kind(), ErrorKind::Conflict);
+        let told = failure.to_string();
+        let parts = ["eth0", "192.0.2.1", "MTU 1500", "MTU 1400", "raise it, or register the node with 1400"];
+        assert!(parts.iter().all(|part| told.contains(part)), "{told}");
+        assert!(region.netns(a).works(&format!("ping -c 1 -W 10 {}", region.address(b))), "the rest is not applied");
+    }
+    region.hosts[0].netns.sh("ip link set eth0 mtu 1500");
+    backend.apply(&plan).await.into_result().unwrap();
+    region.tear_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vni_that_another_device_has_is_told() {
+    if !is_root() {
+        return;
+    }
+    let mut region = Region::start(2).await;
+    let (a, b) = (region.add(1, 1).await, region.add(1, 2).await);
+    region.apply().await;
+    let (c, d) = (region.add(2, 1).await, region.add(2, 2).await);
+    let vni = region.state.plan().networks[&network(2)].vni;
+    region.hosts[1].linux().apply(&region.state.node_plan(region.hosts[1].id)).await.into_result().unwrap();
+    let host = &region.hosts[0];
+    host.sh_in("transport", &format!("ip link add x type vxlan id {vni} local 100.64.0.1 dstport 4789 nolearning"));
+    let (backend, plan) = (host.linux(), region.state.node_plan(host.id));
+    let reaches = |from, to| region.netns(from).works(&format!("ping -c 1 -W 10 {}", region.address(to)));
+    for _ in 0..2 {
+        let report = backend.apply(&plan).await;
+        let failures: Vec<&BackendError> = report.failures().collect();
+        assert!(failures.iter().any(|error| error.kind() == ErrorKind::Conflict), "{failures:?}");
+        let told: Vec<String> = failures.into_iter().map(explain).collect();
+        let parts = [&*network(2).to_string(), "another device has its VNI", "end what was started"];
+        assert!(told.iter().any(|told| parts.iter().all(|part| told.contains(part))), "{told:?}");
+        assert!(reaches(a, b), "what ran has suffered");
+    }
+    host.sh_in("transport", "ip link del x");
+    backend.apply(&plan).await.into_result().unwrap();
+    assert!(reaches(a, b) && reaches(c, d));
     region.tear_down().await;
 }
 
@@ -226,40 +272,46 @@ async fn two_nodes_with_one_address_are_told_and_left_out() {
         containers.push(region.address(container(n.into())));
     }
     region.hosts[1].linux().apply(&region.state.node_plan(region.hosts[1].id)).await.into_result().unwrap();
-    // The state refuses it, so it is a plan that somebody else made.
-    let mut twin = doubtful[1].clone();
-    twin.tunnel_address = doubtful[0].tunnel_address;
-    assert!(matches!(
-        region.state.apply(Timestamp::ZERO, Change::UpdateNode(twin.clone())),
-        Err(ApplyError::NodesShare { .. })
-    ));
-    let mut plan = region.state.node_plan(host);
-    let mut peers = (*plan.peers).clone();
-    peers.insert(twin.id, twin.into());
-    plan.peers = peers.into();
-    for _ in 0..2 {
-        let report = backend.apply(&plan).await;
-        let failures: Vec<&BackendError> = report.failures().collect();
-        let [failure] = *failures else { panic!("{failures:?}") };
-        assert_eq!(failure.kind(), ErrorKind::Conflict);
-        let told = failure.to_string();
-        let parts =
-            [doubtful[0].id.to_string(), doubtful[1].id.to_string(), "100.64.0.3".to_owned(), "register".to_owned()];
-        assert!(parts.iter().all(|part| told.contains(part)), "{told}");
-        assert!(
-            region.netns(here).works(&format!("ping -c 1 -W 10 {}", region.address(there))),
-            "the rest is not applied"
-        );
-        // Nothing is sent to whom it might not be for, nor taken from there.
-        let peers: Vec<IpAddr> =
-            backend.observe().await.unwrap().peers.values().map(|peer| peer.tunnel_address).collect();
-        assert_eq!(peers, [IpAddr::from([100, 64, 0, 2])]);
-        let known = region.hosts[0].sh_in(&network(1).to_string(), "ip neigh; bridge fdb");
-        assert!(
-            containers.iter().all(|address| !known.contains(&address.to_string())) && !known.contains("100.64.0.3"),
-            "{known}"
-        );
-        assert!(!region.hosts[0].sh_in("transport", "nft list ruleset").contains("100.64.0.3"));
+    // The state refuses it, so they are plans that somebody else made.
+    let share: [(&str, fn(&mut Node, &Node)); 2] = [
+        ("100.64.0.3", |twin, of| twin.tunnel_address = of.tunnel_address),
+        ("192.0.2.3:51820", |twin, of| twin.underlay = of.underlay),
+    ];
+    for (shared, share) in share {
+        let mut twin = doubtful[1].clone();
+        share(&mut twin, &doubtful[0]);
+        assert!(matches!(
+            region.state.apply(Timestamp::ZERO, Change::UpdateNode(twin.clone())),
+            Err(ApplyError::NodesShare { .. })
+        ));
+        let mut plan = region.state.node_plan(host);
+        let mut peers = (*plan.peers).clone();
+        peers.insert(twin.id, twin.into());
+        plan.peers = peers.into();
+        for _ in 0..2 {
+            let report = backend.apply(&plan).await;
+            let failures: Vec<&BackendError> = report.failures().collect();
+            let [failure] = *failures else { panic!("{failures:?}") };
+            assert_eq!(failure.kind(), ErrorKind::Conflict);
+            let told = failure.to_string();
+            let parts =
+                [doubtful[0].id.to_string(), doubtful[1].id.to_string(), shared.to_owned(), "register".to_owned()];
+            assert!(parts.iter().all(|part| told.contains(part)), "{told}");
+            assert!(
+                region.netns(here).works(&format!("ping -c 1 -W 10 {}", region.address(there))),
+                "the rest is not applied"
+            );
+            // Nothing is sent to whom it might not be for, nor taken from there.
+            let peers: Vec<IpAddr> =
+                backend.observe().await.unwrap().peers.values().map(|peer| peer.tunnel_address).collect();
+            assert_eq!(peers, [IpAddr::from([100, 64, 0, 2])]);
+            let known = region.hosts[0].sh_in(&network(1).to_string(), "ip neigh; bridge fdb");
+            assert!(
+                containers.iter().all(|address| !known.contains(&address.to_string())) && !known.contains("100.64.0.3"),
+                "{known}"
+            );
+            assert!(!region.hosts[0].sh_in("transport", "nft list ruleset").contains("100.64.0.3"));
+        }
     }
     backend.apply(&region.state.node_plan(host)).await.into_result().unwrap();
     region.tear_down().await;
