@@ -228,7 +228,7 @@ impl Builder {
                 TunnelKind::UserSpace
             }
             (Some(TunnelKind::Kernel), false) => {
-                let object = format!("{object} by the kernel: it has no wireguard module");
+                let object = format!("{object} by the kernel: it needs its module, modprobe wireguard");
                 return Err(BackendError::new(ErrorKind::Unsupported, "encrypt on", object));
             }
         };
