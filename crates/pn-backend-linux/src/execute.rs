@@ -398,3 +398,6 @@ fn prepare() -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
