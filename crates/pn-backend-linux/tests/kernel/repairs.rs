@@ -1,10 +1,6 @@
 //! What others break is repaired (X9): by the next apply, and by an agent that nobody tells, within its comparison interval.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "tests fail where something is missing, and say what they saw"
-)]
+#![expect(clippy::unwrap_used, reason = "tests fail where something is missing")]
 
 use crate::breakages::Cuts::{self, Both, Local, Remote};
 use crate::breakages::Where::{self, Container, Network, Transport};
