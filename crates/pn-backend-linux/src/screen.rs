@@ -1,11 +1,12 @@
 //! What of a plan this node cannot or must not realise: it is reported, and the rest goes on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use nix::sys::socket::SockProtocol;
 use pn_core::{
-    BackendError, ContainerId, ErrorKind, Finding, Limits, NetworkId, NetworkPlan, NodeId, NodePlan, Report, Vni,
+    BackendError, ContainerId, Endpoint, ErrorKind, Finding, Limits, NetworkId, NetworkPlan, NodeId, NodePlan, Report,
+    Vni,
 };
 
 use crate::netlink::Netlink;
@@ -13,11 +14,19 @@ use crate::worker::error;
 use crate::{lower, observe};
 
 /// Returns the plan without what is to be left out. A network that is too large, or whose packets could reach whom they are not
-/// for, stays as `before` has it, if it does: what runs is not to suffer from what does not fit any more.
-pub(crate) fn screen(plan: &NodePlan, before: Option<&NodePlan>, limits: &Limits, report: &mut Report) -> NodePlan {
+/// for, stays as `before` has it, if it does: what runs is not to suffer from what does not fit any more. Where nobody knows what
+/// was before, one that is too large has the containers here that are `connected`.
+pub(crate) fn screen(
+    plan: &NodePlan,
+    before: Option<&NodePlan>,
+    connected: &BTreeSet<ContainerId>,
+    limits: &Limits,
+    report: &mut Report,
+) -> NodePlan {
     check_underlay(plan, report);
     let mut doubtful: BTreeSet<NodeId> = BTreeSet::new();
     let mut kept: BTreeSet<NetworkId> = BTreeSet::new();
+    let mut shrunk: BTreeMap<NetworkId, Arc<NetworkPlan>> = BTreeMap::new();
     for finding in plan.check(limits) {
         // Permanent neighbours, and others we have none, do not count towards the kernel's limit.
         if let Finding::Neighbours { .. } = finding {
@@ -26,7 +35,11 @@ pub(crate) fn screen(plan: &NodePlan, before: Option<&NodePlan>, limits: &Limits
         }
         let mut object = finding.to_string();
         if let Finding::BridgePorts { network, .. } = finding {
-            kept.insert(network);
+            let smaller = plan.networks.get(&network).filter(|_| before.is_none());
+            match smaller.and_then(|network| shrink(network, plan.node, connected)) {
+                Some(smaller) => drop(shrunk.insert(network, Arc::new(smaller))),
+                None => drop(kept.insert(network)),
+            }
             object.push_str(": start some of them on other nodes");
             report.record(&object, Err(BackendError::new(ErrorKind::Full, "realise", &object)));
             continue;
@@ -53,6 +66,11 @@ pub(crate) fn screen(plan: &NodePlan, before: Option<&NodePlan>, limits: &Limits
         report.record(&object, Err(BackendError::new(ErrorKind::Unsupported, "create", &object)));
     }
     let mut plan = plan.only(|network| lower::is_supported(network) && !kept.contains(&network.id));
+    if !shrunk.is_empty() {
+        let mut networks = (*plan.networks).clone();
+        networks.extend(shrunk.into_iter().filter(|(id, _)| plan.networks.contains_key(id)));
+        plan.networks = networks.into();
+    }
     if let Some(before) = before {
         plan = plan.keeping(before, |id| kept.contains(&id));
         plan = without_taken(plan, &kept, report);
@@ -62,6 +80,16 @@ pub(crate) fn screen(plan: &NodePlan, before: Option<&NodePlan>, limits: &Limits
         Arc::make_mut(&mut plan.peers).retain(|id, _| !doubtful.contains(id));
     }
     plan
+}
+
+/// Returns a network with those containers here that are connected, if any is.
+fn shrink(network: &NetworkPlan, here: NodeId, connected: &BTreeSet<ContainerId>) -> Option<NetworkPlan> {
+    let is_connected = |endpoint: &&Endpoint| endpoint.node == here && connected.contains(&endpoint.container);
+    network.endpoints.iter().find(is_connected)?;
+    let mut network = network.clone();
+    let endpoints = network.endpoints.iter().filter(|endpoint| endpoint.node != here || is_connected(endpoint));
+    network.endpoints = endpoints.cloned().collect();
+    Some(network)
 }
 
 /// Leaves out networks whose VNI one that stays as it was has.

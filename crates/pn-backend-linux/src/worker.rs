@@ -224,7 +224,7 @@ impl Worker {
         let attached = found.attached();
         let Found { kernel: mut is, numbers, indexes, unreadable } = found;
         let mut report = Report::new(plan.generation);
-        let plan = screen::screen(plan, self.wanted.as_ref(), &self.limits, &mut report);
+        let plan = screen::screen(plan, self.wanted.as_ref(), &is.connected(), &self.limits, &mut report);
         screen::report_unattached(&plan, &attached, &mut report);
         let should = lower::lower(&plan, &attached, &self.encryptor.kind());
         for (container, source) in unreadable {
