@@ -284,6 +284,10 @@ async fn x2_x3_neighbours_with_ipv6_are_planned_and_no_question_leaves_the_node(
         region.netns(from).sh("ip -6 neigh flush dev pn0");
         assert!(pings(&region, from, to), "{from} to {to} once more");
     }
+    // Fragments are the one extension that there is.
+    for to in [near, far] {
+        assert!(region.netns(a).works(&format!("ping -6 -c 1 -W 10 -s 4000 {to}")), "{to} in pieces");
+    }
     // Whoever is near answers whether it is still there, without saying its Ethernet address once more.
     let answers = Capture::start(region.netns(a), "pn0");
     for option in [&about(near, SOURCE, own_mac)[..], &about(near, SOURCE, own_mac)[..20]] {
