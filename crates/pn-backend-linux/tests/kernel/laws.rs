@@ -175,4 +175,5 @@ async fn wherever_it_stopped_the_next_apply_converges() {
         backend.detach(container(n)).await.unwrap();
     }
     assert!(!directory.join(host.to_string()).exists(), "something is kept");
+    std::fs::remove_dir(&directory).unwrap();
 }
