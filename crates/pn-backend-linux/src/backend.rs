@@ -68,6 +68,7 @@ pub struct Status {
     /// The generation that was applied last.
     pub generation: Generation,
     /// How many packets were dropped, by reason: `forged_source` for what a container sent with another's address,
+    /// neighbour discovery that is not about its sender or comes from another node, and IPv6 with extension headers;
     /// `unknown_destination`, `to_the_node` for what was sent to the node itself, `forged_tunnel` for VXLAN of a node that
     /// may not send it, and `other_tunnel` for what is no VXLAN.
     pub drops: BTreeMap<String, u64>,
@@ -227,7 +228,7 @@ impl Builder {
                 TunnelKind::UserSpace
             }
             (Some(TunnelKind::Kernel), false) => {
-                let object = format!("{object} by the kernel: it has no wireguard module");
+                let object = format!("{object} by the kernel: it needs its module, modprobe wireguard");
                 return Err(BackendError::new(ErrorKind::Unsupported, "encrypt on", object));
             }
         };

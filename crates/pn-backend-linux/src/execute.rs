@@ -29,11 +29,27 @@ pub(crate) struct Executor<'a> {
     indexes: BTreeMap<Place, Indexes>,
     /// Places that may not carry packets, because they have no filter or something is in the way.
     closed: BTreeSet<Place>,
-    /// Transactions of filters that are under way, each with its step and place.
-    filters: VecDeque<(usize, Place, Running)>,
+    /// Transactions of filters that are under way.
+    filters: VecDeque<Transaction>,
     /// What waits to be sent, with the step it belongs to.
     waiting: Vec<(usize, Request)>,
     place: Option<Place>,
+}
+
+/// A change of a filter that was begun.
+struct Transaction {
+    /// Its step.
+    number: usize,
+    place: Place,
+    scope: Scope,
+    running: Running,
+}
+
+/// What a change of a filter is about: without the whole, a place has none; without a change, it has the one before.
+#[derive(Clone, Copy)]
+enum Scope {
+    Whole,
+    Elements,
 }
 
 impl<'a> Executor<'a> {
@@ -80,10 +96,10 @@ impl<'a> Executor<'a> {
 
     fn step(&mut self, number: usize, change: &Change, results: &mut [io::Result<()>]) -> io::Result<()> {
         if let Change::ReplaceFirewall(place, elements) = change {
-            return self.begin_filter(number, *place, |nft| nft.replace(*place, elements), results);
+            return self.begin_filter((number, *place, Scope::Whole), |nft| nft.replace(*place, elements), results);
         }
         if let Change::UpdateFirewall { place, remove, add } = change {
-            return self.begin_filter(number, *place, |nft| nft.change(remove, add), results);
+            return self.begin_filter((number, *place, Scope::Elements), |nft| nft.change(remove, add), results);
         }
         // Nothing else happens before every filter is in place.
         self.finish_filters(0, results);
@@ -177,29 +193,45 @@ impl<'a> Executor<'a> {
     /// Begins the transaction of a filter, while others are under way.
     fn begin_filter(
         &mut self,
-        number: usize,
-        place: Place,
+        (number, place, scope): (usize, Place, Scope),
         begin: impl FnOnce(&Nft) -> io::Result<Running>,
         results: &mut [io::Result<()>],
     ) -> io::Result<()> {
         self.send(results);
         self.finish_filters(FILTERS_AT_ONCE - 1, results);
         let begun = self.namespaces.within(place, || begin(self.nft));
-        let running = self.closing(place, begun)?;
-        self.filters.push_back((number, place, running));
+        let running = begun.map_err(|error| self.without_filter(place, scope, error))?;
+        self.filters.push_back(Transaction { number, place, scope, running });
         Ok(())
     }
 
     /// Waits for the transactions that were begun first, until so many are left.
     fn finish_filters(&mut self, left: usize, results: &mut [io::Result<()>]) {
         while self.filters.len() > left
-            && let Some((number, place, running)) = self.filters.pop_front()
+            && let Some(Transaction { number, place, scope, running }) = self.filters.pop_front()
         {
-            let finished = running.finish();
-            if let Err(error) = self.closing(place, finished) {
-                note(results, number, error);
+            if let Err(error) = running.finish() {
+                note(results, number, self.without_filter(place, scope, error));
             }
         }
+    }
+
+    /// Keeps a place from being changed further whose filter is not what it should be, and from carrying packets where it has
+    /// none: its links go down, until an apply that finds them so has put the filter in place.
+    fn without_filter(&mut self, place: Place, scope: Scope, error: io::Error) -> io::Error {
+        self.closed.insert(place);
+        let links: &[LinkName] = match (scope, place) {
+            (Scope::Elements, _) | (_, Place::Container(_)) => return error,
+            (Scope::Whole, Place::Transport) => &[LinkName::Tunnel],
+            (Scope::Whole, Place::Network(_)) => &[LinkName::Vxlan, LinkName::Bridge],
+        };
+        let requests = links.iter().map(|name| message::take_down(*name)).collect();
+        let down = self.socket(place).and_then(|socket| socket.change(requests).into_iter().try_for_each(forgive));
+        let outcome = match down {
+            Ok(()) => "nothing is carried there until it is in place".to_owned(),
+            Err(error) => format!("packets may pass unfiltered, for its links cannot be taken down: {error}"),
+        };
+        io::Error::new(error.kind(), format!("{error}; {outcome}"))
     }
 
     fn add_link(&mut self, place: Place, link: &Link) -> io::Result<()> {
@@ -366,3 +398,6 @@ fn prepare() -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -131,7 +131,7 @@ impl Nft {
         let program = Program(program);
         let learn = |place| {
             program.run(&["-f", "-"], &replacement(place, &BTreeSet::new()))?;
-            program.list().map(|(rules, _)| rules)
+            program.list(families(place)).map(|(rules, _)| rules)
         };
         let transport = learn(Place::Transport)?;
         let network = learn(NOWHERE)?;
@@ -140,7 +140,7 @@ impl Nft {
 
     /// Reads the filter of the namespace that the calling thread is in.
     pub(crate) fn observe(&self, place: Place) -> io::Result<Firewall> {
-        let (rules, elements) = self.program.list()?;
+        let (rules, elements) = self.program.list(families(place))?;
         let expected = if place == Place::Transport { &self.transport } else { &self.network };
         Ok(Firewall { is_intact: rules == *expected, elements })
     }
@@ -177,16 +177,20 @@ impl Nft {
 /// Any network's place, where the rules are those of all.
 const NOWHERE: Place = Place::Network(pn_core::NetworkId::from_u128(0));
 
+/// Returns the families in which a place has a table of ours. One of the name in another family is somebody else's, and allows
+/// nothing that ours drop.
+fn families(place: Place) -> &'static [&'static str] {
+    if place == Place::Transport { &["inet"] } else { &["bridge", "inet"] }
+}
+
 /// Returns the transaction that puts our tables in the place of what is there.
 fn replacement(place: Place, elements: &BTreeSet<Element>) -> String {
     let mut text = String::new();
-    let (rules, families): (_, &[&str]) =
-        if place == Place::Transport { (TRANSPORT, &["inet"]) } else { (NETWORK, &["bridge", "inet"]) };
-    for family in families {
+    for family in families(place) {
         // Deleting one that is not there fails, so it is added before.
         writeln!(text, "add table {family} {TABLE}\ndelete table {family} {TABLE}").expect("a string takes everything");
     }
-    text.push_str(rules);
+    text.push_str(if place == Place::Transport { TRANSPORT } else { NETWORK });
     let elements: Vec<Element> = elements.iter().cloned().collect();
     write_elements("add", &elements, &mut text);
     text
@@ -208,8 +212,8 @@ fn write_elements(verb: &str, elements: &[Element], text: &mut String) {
 struct Program(PathBuf);
 
 impl Program {
-    /// Lists our tables.
-    fn list(&self) -> io::Result<(Rules, BTreeSet<Element>)> {
+    /// Lists our tables, which are of these families.
+    fn list(&self, families: &[&str]) -> io::Result<(Rules, BTreeSet<Element>)> {
         let listed = self.run(&["-j", "list", "ruleset"], "")?;
         let listed: Value = serde_json::from_str(&listed)?;
         let objects = listed.get("nftables").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
@@ -224,6 +228,9 @@ impl Program {
                 continue;
             }
             let family = text("family");
+            if !families.contains(&family) {
+                continue;
+            }
             if let Some((family, set)) = SETS.iter().find(|of| kind == "set" && **of == (family, text("name"))) {
                 let members = object.get("elem").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
                 elements.extend(members.iter().map(|member| Element::new(family, set, element(member))));

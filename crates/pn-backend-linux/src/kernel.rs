@@ -239,6 +239,17 @@ impl Kernel {
         Observed { peers: peers.collect(), networks: networks.collect() }
     }
 
+    /// Returns the containers that have a port of their network's bridge.
+    pub(crate) fn connected(&self) -> BTreeSet<ContainerId> {
+        let ports =
+            self.places.iter().flat_map(|(place, namespace)| namespace.links.values().map(move |link| (place, link)));
+        let connected = ports.filter_map(|(place, link)| {
+            let (network, container) = parse_alias(link.alias.as_deref()?)?;
+            (*place == Place::Network(network)).then_some(container)
+        });
+        connected.collect()
+    }
+
     fn network(&self, id: NetworkId, namespace: &Namespace) -> Option<ObservedNetwork> {
         let firewall = namespace.firewall.as_ref().filter(|firewall| firewall.is_intact)?;
         let LinkKind::Vxlan { vni, local: Some(here), .. } = namespace.links.get(&LinkName::Vxlan)?.kind else {

@@ -165,6 +165,14 @@ pub(crate) fn without_neighbours(name: LinkName) -> Request {
     (RouteNetlinkMessage::NewLink(message), 0)
 }
 
+/// Takes a link down.
+pub(crate) fn take_down(name: LinkName) -> Request {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_string()));
+    message.header.change_mask = LinkFlags::Up;
+    (RouteNetlinkMessage::NewLink(message), 0)
+}
+
 /// Removes a link.
 pub(crate) fn remove_link(name: LinkName) -> Request {
     let mut message = LinkMessage::default();

@@ -23,6 +23,12 @@ thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; RECEIVE_BUFFER].into_boxed_slice());
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How often this thread sent something.
+    pub(crate) static SENT: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// Messages that are sent at a time. All may fail, and the errors have to fit into the receive buffer.
 const BATCH: usize = 64;
 
@@ -124,6 +130,8 @@ impl Netlink {
     }
 
     fn send(&self, octets: &[u8]) -> io::Result<()> {
+        #[cfg(test)]
+        SENT.set(SENT.get() + 1);
         socket::send(self.socket.as_raw_fd(), octets, MsgFlags::empty())?;
         Ok(())
     }

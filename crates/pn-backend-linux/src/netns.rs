@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -137,7 +137,8 @@ impl Namespaces {
             }
         }
         self.remove(place)?;
-        self.keep(place, path)
+        // What was looked at, whatever is at the path by now.
+        self.keep(place, &Path::new("/proc/thread-self/fd").join(file.as_raw_fd().to_string()))
     }
 
     fn keep(&self, place: Place, namespace: &Path) -> io::Result<()> {

@@ -57,6 +57,17 @@ struct Found {
     numbers: BTreeMap<Place, u64>,
     /// The links of those that were read.
     indexes: BTreeMap<Place, Indexes>,
+    /// Containers whose namespaces could not be read, which holds up nobody else.
+    unreadable: BTreeMap<ContainerId, io::Error>,
+}
+
+impl Found {
+    /// Returns the containers that were handed over.
+    fn attached(&self) -> BTreeSet<ContainerId> {
+        let mut attached = containers(self.kernel.places.keys());
+        attached.extend(self.unreadable.keys());
+        attached
+    }
 }
 
 pub(crate) struct Worker {
@@ -117,59 +128,86 @@ impl Worker {
 
     /// Reads everything, and says what of the plan is there.
     fn compare(&mut self) -> io::Result<Observed> {
-        let is = self.observe(Look::Everywhere)?.kernel;
+        let found = self.observe(Look::Everywhere)?;
         let Some(plan) = &self.wanted else {
-            return Ok(is.observed());
+            return Ok(found.kernel.observed());
         };
-        let should = lower::lower(plan, &containers(is.places.keys()), &self.encryptor.kind());
-        Ok(compare::observed(&is, &should))
+        let should = lower::lower(plan, &found.attached(), &self.encryptor.kind());
+        Ok(compare::observed(&found.kernel, &should))
     }
 
     /// Reads the kernel.
     fn observe(&mut self, look: Look) -> io::Result<Found> {
         let (identity, peers) = self.encryptor.observe(&self.namespaces)?;
-        let (mut kernel, mut indexes) = (Kernel { peers, ..Kernel::default() }, BTreeMap::new());
-        let (numbers, now) = (self.namespaces.list()?, Instant::now());
+        let (mut numbers, now) = (self.namespaces.list()?, Instant::now());
+        let kernel = Kernel { peers, ..Kernel::default() };
+        let mut found =
+            Found { kernel, numbers: BTreeMap::new(), indexes: BTreeMap::new(), unreadable: BTreeMap::new() };
         self.filters.retain(|place, _| numbers.contains_key(place));
         for (place, number) in &numbers {
             let (place, number) = (*place, *number);
             if look == Look::WhereNothingIsKnown
                 && let Some(known) = self.memory.recall(place, number)
             {
-                kernel.places.insert(place, known.clone());
+                found.kernel.places.insert(place, known.clone());
                 continue;
             }
-            let (mut netlink, generation) = self.namespaces.within(place, || {
-                let netlink = Netlink::open(SockProtocol::NetlinkRoute)?;
-                let generation = if matches!(place, Place::Container(_)) { 0 } else { firewall::generation()? };
-                Ok((netlink, generation))
-            })?;
-            let (mut namespace, of_place) = observe::namespace(place, &mut netlink)?;
-            indexes.insert(place, of_place);
-            if !matches!(place, Place::Container(_)) {
-                namespace.firewall = Some(self.filter(place, generation)?);
-            }
+            let (mut namespace, indexes) = match (self.read(place), place) {
+                (Ok(read), _) => read,
+                // What a container does in its own namespace is its own affair.
+                (Err(error), Place::Container(container)) => {
+                    found.unreadable.insert(container, error);
+                    continue;
+                }
+                (Err(error), Place::Transport | Place::Network(_)) => return Err(error),
+            };
             if let Some(Link { kind: LinkKind::WireGuard(found), .. }) = namespace.links.get_mut(&LinkName::Tunnel) {
                 *found = identity;
             }
-            kernel.places.insert(place, namespace);
+            found.indexes.insert(place, indexes);
+            found.kernel.places.insert(place, namespace);
         }
+        numbers.retain(|place, _| found.kernel.places.contains_key(place));
         if look == Look::Everywhere {
-            self.memory.read(&numbers, &kernel, now);
+            self.memory.read(&numbers, &found.kernel, now);
         }
-        Ok(Found { kernel, numbers, indexes })
+        found.numbers = numbers;
+        Ok(found)
     }
 
-    /// Reads the filter of a namespace, if anybody may have changed it since it was read.
-    fn filter(&mut self, place: Place, generation: u32) -> io::Result<Firewall> {
+    /// Reads one namespace.
+    fn read(&mut self, place: Place) -> io::Result<(Namespace, Indexes)> {
+        let (mut netlink, generation) = self.namespaces.within(place, || {
+            let netlink = Netlink::open(SockProtocol::NetlinkRoute)?;
+            let generation = if matches!(place, Place::Container(_)) { 0 } else { firewall::generation()? };
+            Ok((netlink, generation))
+        })?;
+        let (mut namespace, indexes) = observe::namespace(place, &mut netlink)?;
+        if !matches!(place, Place::Container(_)) {
+            namespace.firewall = Some(self.filter(place, generation));
+        }
+        Ok((namespace, indexes))
+    }
+
+    /// Reads the filter of a namespace, if anybody may have changed it since it was read. One that cannot be read is as good as
+    /// none.
+    fn filter(&mut self, place: Place, generation: u32) -> Firewall {
         if let Some((known, filter)) = self.filters.get(&place)
             && *known == generation
         {
-            return Ok(filter.clone());
+            return filter.clone();
         }
-        let filter = self.namespaces.within(place, || self.nft.observe(place))?;
-        self.filters.insert(place, (generation, filter.clone()));
-        Ok(filter)
+        self.filters.remove(&place);
+        match self.namespaces.within(place, || self.nft.observe(place)) {
+            Ok(filter) => {
+                self.filters.insert(place, (generation, filter.clone()));
+                filter
+            }
+            Err(error) => {
+                tracing::warn!(%place, %error, "a filter cannot be read, so it is put in place anew");
+                Firewall::default()
+            }
+        }
     }
 
     fn apply(&mut self, plan: &NodePlan, limit: Option<usize>) -> Report {
@@ -179,15 +217,22 @@ impl Worker {
         // The same plan again is a comparison; a newer one costs what it changes.
         let is_newer = plan.generation > self.applied && self.memory.is_fresh(Instant::now());
         let look = if is_newer { Look::WhereNothingIsKnown } else { Look::Everywhere };
-        let Found { kernel: is, numbers, indexes } = match self.observe(look) {
+        let found = match self.observe(look) {
             Ok(found) => found,
             Err(source) => return Report::refused(plan.generation, self.failed("observe", &source)),
         };
+        let attached = found.attached();
+        let Found { kernel: mut is, numbers, indexes, unreadable } = found;
         let mut report = Report::new(plan.generation);
-        let plan = screen::screen(plan, self.wanted.as_ref(), &self.limits, &mut report);
-        let attached = containers(is.places.keys());
+        let plan = screen::screen(plan, self.wanted.as_ref(), &is.connected(), &self.limits, &mut report);
         screen::report_unattached(&plan, &attached, &mut report);
         let should = lower::lower(&plan, &attached, &self.encryptor.kind());
+        for (container, source) in unreadable {
+            let object = format!("the namespace of container {container}: what it has stays as it is");
+            report.record(&object, Err(error("read", &object, source)));
+            let place = Place::Container(container);
+            is.places.extend(should.places.get(&place).map(|wanted| (place, wanted.clone())));
+        }
         let mut steps = diff::steps(&is, &should);
         steps.truncate(limit.unwrap_or(usize::MAX));
         self.stop_servers(&plan);

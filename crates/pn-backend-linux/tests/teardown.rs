@@ -17,6 +17,7 @@ fn snapshot(netns: &str) -> String {
         "ip -o addr",
         "ip -o route show table all",
         "ip -o rule",
+        "ip -6 -o rule",
         // Those that somebody made; what the kernel learns by itself it forgets by itself.
         "ip neigh show nud permanent",
         "bridge fdb",
@@ -40,15 +41,21 @@ async fn foreign_objects_are_left_alone_and_teardown_leaves_nothing() {
     let host = &region.hosts[0];
     host.netns.sh("ip link add vxlan0 type vxlan id 1 dstport 4789 local 192.0.2.1 && ip link add br0 type bridge \
          && ip link set vxlan0 master br0 && ip addr add 10.240.0.1/22 dev br0 && ip link set br0 up");
-    host.netns.sh("nft add table inet private_network; nft add table bridge mine; nft add chain bridge mine c");
+    let rules = "table inet private_network; add table bridge mine; \
+         add chain bridge mine c { type filter hook forward priority 0; }; add rule bridge mine c counter accept";
+    host.netns.sh(&format!("nft \"add {rules}\"; ip rule add from 198.51.100.0/24 lookup 77 priority 777"));
     region.netns(a).sh(
         "ip link add eth0 type veth peer name eth1 && ip link set eth0 up && ip addr add 198.51.100.2/24 dev eth0 \
          && ip route add default via 198.51.100.1 && ip neigh add 198.51.100.1 lladdr 02:00:00:00:00:09 dev eth0 \
-         && nft add table inet private_network",
+         && nft add table inet private_network && nft add chain inet private_network c \
+         && nft add rule inet private_network c counter drop && ip rule add from 198.51.100.2 lookup 78 priority 778 \
+         && ip route add 203.0.113.0/24 via 198.51.100.1 table 78 && ip -6 rule add from 2001:db8::/32 lookup 79",
     );
     let look = |region: &Region| [snapshot(&region.hosts[0].netns.0), snapshot(&region.netns(a).0)];
     eventually("addresses that nobody else has", || !look(&region)[0].contains("tentative"));
     let quiet = look(&region);
+    let ours = [["counter", "lookup 77"], ["counter", "lookup 79"]];
+    assert!(quiet.iter().zip(ours).all(|(look, ours)| ours.iter().all(|one| look.contains(one))), "{quiet:?}");
     region.apply().await;
     assert_eq!(look(&region)[0], quiet[0], "the host's own namespace was changed");
     let inside: BTreeSet<String> = look(&region)[1].lines().map(ToOwned::to_owned).collect();

@@ -1,7 +1,7 @@
 //! A linter for plans: what no plan that [`State`](crate::State) makes has, and what a kernel cannot do.
 
 use core::fmt;
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -52,7 +52,7 @@ pub enum Finding {
     Mtu { network: NetworkId, node: NodeId, mtu: u16, fits: u16 },
     /// IPv6 needs 1280 octets.
     Ipv6Mtu { network: NetworkId, mtu: u16 },
-    /// Two nodes have one key or tunnel address, so packets would go to either.
+    /// Two nodes have one key, tunnel address or underlay address, so packets would go to either.
     NodesShare { nodes: [NodeId; 2], shared: String },
     /// A node would have more neighbours than its kernel holds.
     Neighbours { node: NodeId, count: usize, limit: usize },
@@ -110,9 +110,13 @@ fn locals(network: &NetworkPlan) -> BTreeMap<NodeId, usize> {
 }
 
 fn check_nodes<'a>(nodes: impl Iterator<Item = &'a Arc<Node>>, found: &mut Vec<Finding>) {
+    let mut underlays: BTreeMap<SocketAddr, NodeId> = BTreeMap::new();
     let mut tunnels: BTreeMap<IpAddr, NodeId> = BTreeMap::new();
     let mut keys: BTreeMap<PublicKey, NodeId> = BTreeMap::new();
     for node in nodes {
+        if let Some(other) = underlays.insert(node.underlay, node.id) {
+            found.push(Finding::NodesShare { nodes: [other, node.id], shared: node.underlay.to_string() });
+        }
         if let Some(other) = tunnels.insert(node.tunnel_address, node.id) {
             found.push(Finding::NodesShare { nodes: [other, node.id], shared: node.tunnel_address.to_string() });
         }

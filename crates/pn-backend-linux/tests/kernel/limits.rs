@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use hosts::{Netns, Region, explain, is_root, network};
 use pn_core::backend::OverlayBackend as _;
 use pn_core::*;
+use pn_overlay::PrivateKey;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn n9_the_kernel_holds_what_is_told_of_it() {
@@ -55,8 +56,13 @@ async fn n9_a_network_with_more_containers_than_ports_is_refused_and_the_rest_is
             region.add_unattached(n, 1);
         }
     }
-    let (here, backend) = (region.hosts[0].id, region.hosts[0].linux().clone());
-    for _ in 0..2 {
+    let here = region.hosts[0].id;
+    for is_new in [false, false, true, false] {
+        if is_new {
+            // It knows only what it finds.
+            region.restart(1, PrivateKey::from_bytes([1; 32])).await;
+        }
+        let backend = region.hosts[0].linux();
         let report = backend.apply(&region.state.node_plan(here)).await;
         let full: Vec<&BackendError> = report.failures().filter(|error| error.kind() == ErrorKind::Full).collect();
         let [three, four] = *full else { panic!("{:?}", report.failures().map(explain).collect::<Vec<_>>()) };

@@ -1,6 +1,7 @@
 //! Everything that needs a kernel: networks between namespaces that are hosts.
 
 mod breakages;
+mod discovery;
 mod errors;
 mod hostile;
 mod hosts;

@@ -5,7 +5,7 @@
 
 use crate::hosts;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
@@ -33,12 +33,14 @@ type Answer = Option<String>;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Serves TCP and UDP on one port, saying who it is.
-fn serve(netns: &Netns, who: ContainerId) -> u16 {
-    let sockets = within(netns, || {
+/// Serves TCP and UDP on one port that nobody else has in any network, saying who it is: an address and port is one container.
+fn serve(netns: &Netns, who: ContainerId, taken: &BTreeMap<ContainerId, u16>) -> u16 {
+    let taken: BTreeSet<u16> = taken.values().copied().collect();
+    let sockets = within(netns, move || {
         loop {
             let tcp = TcpListener::bind("0.0.0.0:0").unwrap();
-            if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()) {
+            let at = tcp.local_addr().unwrap();
+            if let (false, Ok(udp)) = (taken.contains(&at.port()), UdpSocket::bind(at)) {
                 return (tcp, udp);
             }
         }
@@ -105,8 +107,10 @@ async fn the_matrix_of_kernel_nodes_is_the_models() {
     }
     let mut region = Region::start(3).await;
     let all = fill(&mut region).await;
-    let ports: BTreeMap<ContainerId, u16> =
-        all.keys().map(|container| (*container, serve(region.netns(*container), *container))).collect();
+    let mut ports = BTreeMap::new();
+    for container in all.keys() {
+        ports.insert(*container, serve(region.netns(*container), *container, &ports));
+    }
     let targets: Vec<SocketAddr> =
         all.iter().map(|(container, (_, address))| SocketAddr::from((*address, ports[container]))).collect();
     let asking: Vec<_> = all
@@ -148,11 +152,14 @@ async fn nodes_in_the_kernel_and_in_user_space_mix() {
     let mut ports = BTreeMap::new();
     for container in all.keys() {
         let port = if is_kernel(container) {
-            serve(region.netns(*container), *container)
+            serve(region.netns(*container), *container, &ports)
         } else {
             let port = backend.port(*container).unwrap();
-            let (number, who) = (20_000 + (container.as_u128() as u16), container.to_string());
-            let (listener, socket) = (port.listen(number).unwrap(), port.bind_udp(number).unwrap());
+            let listener = std::iter::repeat_with(|| port.listen(0).unwrap())
+                .find(|at| !ports.values().any(|taken| *taken == at.local_addr().port()));
+            let (listener, who) = (listener.unwrap(), container.to_string());
+            let number = listener.local_addr().port();
+            let socket = port.bind_udp(number).unwrap();
             let says = who.clone();
             tokio::spawn(async move {
                 let mut buffer = [0; 64];

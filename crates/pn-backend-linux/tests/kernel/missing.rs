@@ -43,6 +43,14 @@ async fn without_what_it_needs_it_does_not_start_and_says_what_is_missing() {
     let error = builder(2).listen(listen).build().await.unwrap_err();
     assert!(error.kind() == ErrorKind::Conflict && error.to_string().contains("127.0.0.1:51820"), "{error}");
     drop(first);
+    // The kernel's tunnel, where it has none.
+    if builder(4).build().await.unwrap().tunnel() == TunnelKind::Kernel {
+        println!("not looked at: a kernel without WireGuard");
+    } else {
+        let error = builder(5).tunnel(TunnelKind::Kernel).build().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("modprobe wireguard"), "{error}");
+    }
     let error = builder(3).namespace("/run/netns/linux-nobody").build().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
 }

@@ -105,11 +105,12 @@ fn nodes_that_share_or_are_missing_are_found() {
     let mut plan = plan();
     let two = NodeId::from_u128(2);
     let mut twin = node(2);
-    (twin.tunnel_address, twin.public_key) = (node(1).tunnel_address, node(1).public_key);
+    (twin.underlay, twin.tunnel_address, twin.public_key) =
+        (node(1).underlay, node(1).tunnel_address, node(1).public_key);
     plan.nodes.insert(two, Arc::new(twin));
     let found: Vec<_> = plan.check(&Limits::default()).iter().map(ToString::to_string).collect();
     let one = NodeId::from_u128(1);
-    let shared = [node(1).tunnel_address.to_string(), node(1).public_key.to_string()];
+    let shared = [node(1).underlay.to_string(), node(1).tunnel_address.to_string(), node(1).public_key.to_string()];
     assert_eq!(found, shared.map(|shared| format!("nodes {one} and {two} both have {shared}")));
     plan.nodes.remove(&two);
     let found = plan.check(&Limits::default());
