@@ -52,6 +52,11 @@ pub(crate) async fn plug(name: &str, switch: &str, address: &str) -> Result<(), 
     .map(drop)
 }
 
+/// Has a namespace pass on what is not for it.
+pub(crate) async fn route(name: &str) -> Result<(), Error> {
+    sh(&format!("ip netns exec {name} sh -c 'echo 1 > /proc/sys/net/ipv4/ip_forward'")).await.map(drop)
+}
+
 pub(crate) fn path(name: &str) -> PathBuf {
     PathBuf::from(format!("/run/netns/{name}"))
 }
