@@ -16,7 +16,7 @@ left_out() {
 step "Debian packages"
 packages=(
     # To build: libFuzzer, etcd's client.
-    g++ protobuf-compiler
+    g++ protobuf-compiler libprotobuf-dev
     # To be checked by: gates and probes.
     python3 util-linux procps iproute2 iputils-ping ethtool nftables tcpdump tshark socat curl openssl iperf3 wireguard-tools busybox-static dash
     # To be asked by and to work with: resolvers and name servers.
