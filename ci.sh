@@ -108,7 +108,7 @@ cargo run --locked --release --quiet -p pn-benches --bin in-process -- --seconds
 cargo run --locked --release --quiet -p pn-benches --bin region -- --networks 400
 cargo run --locked --release --quiet -p pn-benches --bin dns -- --only pn-dns,echo --rounds 1 --seconds 1 --names 1000 --updates 20
 if [[ $EUID == 0 ]]; then
-    cargo run --locked --release --quiet -p pn-benches --bin overlay -- --only veth,pn-userspace,pn-linux,pn-in-process --rounds 1 --seconds 1 --figures tcp1,udp64,rtt
+    cargo run --locked --release --quiet -p pn-benches --bin overlay -- --only veth,vxlan,pn-userspace,pn-linux,pn-in-process --rounds 1 --seconds 1 --figures tcp1,udp64,rtt
     cargo run --locked --release --quiet -p pn-benches --bin program -- --rounds 1
 fi
 
