@@ -87,7 +87,17 @@ print("the JSON says the same")'
 if [[ $EUID == 0 ]]; then
     # Both with what the tests were built with.
     step "the firewall use case"
-    target/debug/examples/waf
+    target/debug/examples/waf --json | python3 -c '
+import json, sys
+report = json.load(sys.stdin)
+checks = report["checks"]
+for check in checks:
+    print("ok  " if check["ok"] else "FAIL", check["name"].ljust(28), check["evidence"])
+assert len(checks) == 11 and all(check["ok"] and check["evidence"] for check in checks)
+assert len({check["name"] for check in checks}) == 11
+assert [network["vni"] for network in report["networks"]] == [1, 2], report["networks"]
+assert all(set(network) == {"id", "vni", "subnet", "mtu", "domain_names"} for network in report["networks"])
+assert report["public_url"] == "http://198.51.100.1/", report["public_url"]'
     # And as an ordinary user, who is root in a user namespace alone.
     install -m 755 target/debug/examples/waf "$example/waf"
     (cd / && HOME=/ setpriv --reuid=65534 --regid=65534 --clear-groups unshare --user --map-root-user --net --mount \
