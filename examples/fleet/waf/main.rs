@@ -9,10 +9,11 @@ mod nginx;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use clap::Parser;
@@ -23,6 +24,7 @@ use pn_backend_linux::{LinuxBackend, TunnelKind};
 use pn_core::*;
 use pn_dns::Names;
 use pn_examples::{Check, Report, answers, chain};
+use rustix::fs::FlockOperation;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
@@ -52,6 +54,9 @@ struct Host {
     names: Arc<Names>,
 }
 
+/// All data planes there are, for whoever has to wait for them.
+type Backends = Mutex<Vec<LinuxBackend>>;
+
 /// The hosts, and the state they follow.
 struct Cluster {
     state: State,
@@ -76,7 +81,7 @@ const IN_A_USER_NAMESPACE: &str = "unshare --user --map-root-user --net --mount 
 const SOON: Duration = Duration::from_secs(30);
 
 impl Cluster {
-    async fn start(nodes: u8) -> Result<Self, Error> {
+    async fn start(nodes: u8, backends: &Backends) -> Result<Self, Error> {
         let underlay = namespaces::add_switch("underlay").await?;
         let mut cluster = Self { state: State::new(Region::default()), hosts: Vec::new(), underlay };
         for n in 1..=nodes {
@@ -92,6 +97,7 @@ impl Cluster {
                 .namespace(namespaces::path(&netns))
                 .build()
                 .await?;
+            backends.lock().unwrap_or_else(PoisonError::into_inner).push(backend.clone());
             let tunnel = format!("100.64.0.{n}").parse()?;
             let label = format!("host-{n}").parse()?;
             cluster.change(Change::AddNode(Node::new(
@@ -217,7 +223,7 @@ async fn fetch(netns: &str, url: &str) -> Result<(String, String), Error> {
     Ok((status.to_owned(), page.to_owned()))
 }
 
-async fn run(options: &Options) -> Result<bool, Error> {
+async fn run(options: &Options, backends: &Backends) -> Result<bool, Error> {
     let directory = PathBuf::from(namespaces::DIRECTORY).join("nginx");
     std::fs::create_dir_all(&directory).map_err(|error| {
         format!(
@@ -225,7 +231,7 @@ async fn run(options: &Options) -> Result<bool, Error> {
             directory.display()
         )
     })?;
-    let mut cluster = Cluster::start(options.nodes).await?;
+    let mut cluster = Cluster::start(options.nodes, backends).await?;
     let (shop, network) = cluster.add_project("shop")?;
     let (my_app, backends) = cluster.add_app(shop, "my-app", "web:0 my-app-backend:2", &[1, 2]).await?;
     let (_, firewall) = cluster.add_app(shop, "waf", "web:1", &[2]).await?;
@@ -456,14 +462,42 @@ async fn look_at_the_wire(scene: &Scene<'_>) -> Result<(bool, String), Error> {
     Ok((foreign == 0 && clear == 0, evidence))
 }
 
+/// Takes the place of the one that may run on this machine, or in this user namespace: what it makes has fixed names.
+fn take_place() -> Result<File, Error> {
+    let run = File::open("/run")?;
+    rustix::fs::flock(&run, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
+        rustix::io::Errno::WOULDBLOCK => "another one runs here: end it first".to_owned(),
+        error => format!("cannot lock /run: {error}"),
+    })?;
+    Ok(run)
+}
+
+/// Ends what makes something, and waits until it has ended.
+async fn end(backends: &Backends) {
+    namespaces::quiet().await;
+    let backends = std::mem::take(&mut *backends.lock().unwrap_or_else(PoisonError::into_inner));
+    for backend in backends {
+        // It answers when it has done all that it was asked before; one that is closed does nothing any more.
+        let _: Result<_, BackendError> = backend.attached().await;
+    }
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let options = Options::parse();
+    let _place = match take_place() {
+        Ok(place) => place,
+        Err(error) => {
+            eprintln!("error: {}", chain(&*error));
+            return ExitCode::FAILURE;
+        }
+    };
+    let backends = Backends::default();
     let ran = async {
         // What a crash has left is in the way.
         namespaces::clean_up().await?;
         tokio::select! {
-            result = run(&options) => result,
+            result = run(&options, &backends) => result,
             stopped = tokio::signal::ctrl_c() => stopped.map(|()| true).map_err(Into::into),
         }
     };
@@ -471,6 +505,7 @@ async fn main() -> ExitCode {
         eprintln!("error: {}", chain(&*error));
         false
     });
+    end(&backends).await;
     let cleaned = namespaces::clean_up().await.inspect_err(|error| eprintln!("error: {error}")).is_ok();
     if ok && cleaned { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
