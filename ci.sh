@@ -16,7 +16,7 @@ left_out() {
 step "Debian packages"
 packages=(
     # To build: libFuzzer, etcd's client.
-    g++ protobuf-compiler
+    g++ protobuf-compiler libprotobuf-dev
     # To be checked by: gates and probes.
     python3 util-linux procps iproute2 iputils-ping ethtool nftables tcpdump tshark socat curl openssl iperf3 wireguard-tools busybox-static dash
     # To be asked by and to work with: resolvers and name servers.
@@ -87,7 +87,17 @@ print("the JSON says the same")'
 if [[ $EUID == 0 ]]; then
     # Both with what the tests were built with.
     step "the firewall use case"
-    target/debug/examples/waf
+    target/debug/examples/waf --json | python3 -c '
+import json, sys
+report = json.load(sys.stdin)
+checks = report["checks"]
+for check in checks:
+    print("ok  " if check["ok"] else "FAIL", check["name"].ljust(28), check["evidence"])
+assert len(checks) == 11 and all(check["ok"] and check["evidence"] for check in checks)
+assert len({check["name"] for check in checks}) == 11
+assert [network["vni"] for network in report["networks"]] == [1, 2], report["networks"]
+assert all(set(network) == {"id", "vni", "subnet", "mtu", "domain_names"} for network in report["networks"])
+assert report["public_url"] == "http://198.51.100.1/", report["public_url"]'
     # And as an ordinary user, who is root in a user namespace alone.
     install -m 755 target/debug/examples/waf "$example/waf"
     (cd / && HOME=/ setpriv --reuid=65534 --regid=65534 --clear-groups unshare --user --map-root-user --net --mount \
@@ -108,7 +118,7 @@ cargo run --locked --release --quiet -p pn-benches --bin in-process -- --seconds
 cargo run --locked --release --quiet -p pn-benches --bin region -- --networks 400
 cargo run --locked --release --quiet -p pn-benches --bin dns -- --only pn-dns,echo --rounds 1 --seconds 1 --names 1000 --updates 20
 if [[ $EUID == 0 ]]; then
-    cargo run --locked --release --quiet -p pn-benches --bin overlay -- --only veth,pn-userspace,pn-linux,pn-in-process --rounds 1 --seconds 1 --figures tcp1,udp64,rtt
+    cargo run --locked --release --quiet -p pn-benches --bin overlay -- --only veth,vxlan,pn-userspace,pn-linux,pn-in-process --rounds 1 --seconds 1 --figures tcp1,udp64,rtt
     cargo run --locked --release --quiet -p pn-benches --bin program -- --rounds 1
 fi
 

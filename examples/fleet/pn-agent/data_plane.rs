@@ -1,6 +1,6 @@
 //! What carries packets, behind what the agent needs of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -76,12 +76,19 @@ impl DataPlane {
         }
     }
 
+    /// Lists the containers whose network namespaces are kept, by an earlier agent too.
+    pub(crate) async fn attached(&self) -> Result<BTreeSet<ContainerId>, BackendError> {
+        match self {
+            // What a process holds goes with it.
+            Self::Userspace(_) => Ok(BTreeSet::new()),
+            Self::Linux(backend) => backend.attached().await,
+        }
+    }
+
     /// Lets go of every container's network namespace.
     pub(crate) async fn detach_all(&self) -> Result<(), BackendError> {
-        if let Self::Linux(backend) = self {
-            for container in backend.attached().await? {
-                backend.detach(container).await?;
-            }
+        for container in self.attached().await? {
+            self.detach(container).await?;
         }
         Ok(())
     }
@@ -90,11 +97,7 @@ impl DataPlane {
     pub(crate) const fn encryption(&self) -> &'static str {
         match self {
             Self::Userspace(_) => "WireGuard in this process",
-            Self::Linux(backend) => match backend.tunnel() {
-                TunnelKind::Kernel => "WireGuard in the kernel",
-                TunnelKind::UserSpace => "WireGuard in this process, large packets whole",
-                TunnelKind::UserSpacePlain => "WireGuard in this process, packet by packet",
-            },
+            Self::Linux(backend) => encryption_by(backend.tunnel()),
         }
     }
 
@@ -125,5 +128,32 @@ impl DataPlane {
         }
         counts.retain(|_, count| *count > 0);
         counts
+    }
+}
+
+/// Says who encrypts for the kernel.
+const fn encryption_by(tunnel: TunnelKind) -> &'static str {
+    match tunnel {
+        TunnelKind::Kernel => "WireGuard in the kernel",
+        TunnelKind::UserSpace => "WireGuard in this process, large packets whole",
+        TunnelKind::UserSpacePlain => "WireGuard in this process, packet by packet",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_encrypts_is_told_apart() {
+        let kinds = [TunnelKind::Kernel, TunnelKind::UserSpace, TunnelKind::UserSpacePlain];
+        assert_eq!(
+            kinds.map(encryption_by),
+            [
+                "WireGuard in the kernel",
+                "WireGuard in this process, large packets whole",
+                "WireGuard in this process, packet by packet"
+            ]
+        );
     }
 }

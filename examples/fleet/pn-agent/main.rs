@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stderr, reason = "it is a program, and this is where it complains")]
 
+mod applied;
 mod data_plane;
 mod drained;
 mod interfaces;
@@ -26,6 +27,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
+use crate::applied::Told;
 use crate::data_plane::DataPlane;
 use crate::interfaces::Interfaces;
 
@@ -124,10 +126,11 @@ async fn run(options: Options) -> Result<(), Error> {
     let progress = follower.progress();
     let reporter = Reporter::new(progress.clone());
     let servers: Vec<Arc<dyn DnsBackend>> = vec![names.clone()];
-    let (agent, handle) = Agent::new(node, data_plane.overlay(), servers, AgentOptions::new(SystemClock.random()));
+    let (overlay, applied) = Told::new(data_plane.overlay());
+    let (agent, handle) = Agent::new(node, Arc::new(overlay), servers, AgentOptions::new(SystemClock.random()));
     let mut running = tokio::spawn(agent.run(follower));
     let interfaces =
-        Interfaces { registry: registry.clone(), node, data_plane: data_plane.clone(), agent: handle.clone() };
+        Interfaces { registry: registry.clone(), node, data_plane: data_plane.clone(), agent: handle.clone(), applied };
     let beside = [
         tokio::spawn(report::age(names, handle.subscribe())),
         tokio::spawn(report::log(handle.subscribe())),

@@ -1,5 +1,6 @@
 //! What the node says about itself.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,13 +9,16 @@ use pn_dns::{Freshness, Names};
 use pn_overlay::{AgentHandle, AgentStatus};
 use pn_store::{Clock as _, Held, NodeStatus, Reporter, SystemClock};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use crate::data_plane::DataPlane;
 
 /// How long nothing is said where nothing happens.
 const EVERY: Duration = Duration::from_secs(1);
+
+/// How old counts may be: a kernel is asked for those of each network by itself, on the thread that applies plans.
+const COUNTED_EVERY: Duration = Duration::from_secs(10);
 
 /// Tells the names how long nothing was heard, so that they are not answered for ever (D10).
 pub(crate) async fn age(names: Arc<Names>, mut agent: watch::Receiver<AgentStatus>) {
@@ -55,10 +59,12 @@ pub(crate) async fn log(mut agent: watch::Receiver<AgentStatus>) {
 /// Reports whenever something changed, and every second.
 pub(crate) async fn run(mut reporter: Reporter, agent: AgentHandle, data_plane: DataPlane) {
     let mut changes = agent.subscribe();
+    let mut counts = Counts::default();
     loop {
         let status = changes.borrow_and_update().clone();
         let plan = agent.realised();
-        let node_status = node_status(&status, &data_plane).await;
+        let dropped = counts.at(Instant::now(), || data_plane.dropped()).await;
+        let node_status = node_status(&status, &data_plane, dropped);
         if let Err(error) = reporter.report(node_status, plan.as_ref()).await {
             debug!(%error, "the status is reported later");
         }
@@ -68,7 +74,26 @@ pub(crate) async fn run(mut reporter: Reporter, agent: AgentHandle, data_plane: 
     }
 }
 
-async fn node_status(agent: &AgentStatus, data_plane: &DataPlane) -> NodeStatus {
+/// What was counted last, and when.
+#[derive(Debug, Default)]
+struct Counts {
+    counted: Option<(Instant, BTreeMap<String, u64>)>,
+}
+
+impl Counts {
+    /// Returns what is counted, anew where the last time is too long ago.
+    async fn at<F>(&mut self, now: Instant, count: impl FnOnce() -> F) -> BTreeMap<String, u64>
+    where
+        F: Future<Output = BTreeMap<String, u64>>,
+    {
+        match &self.counted {
+            Some((at, counts)) if now.saturating_duration_since(*at) < COUNTED_EVERY => counts.clone(),
+            _ => self.counted.insert((now, count().await)).1.clone(),
+        }
+    }
+}
+
+fn node_status(agent: &AgentStatus, data_plane: &DataPlane, dropped: BTreeMap<String, u64>) -> NodeStatus {
     let applied = agent.announced.unwrap_or(Generation::ZERO);
     let mut status = NodeStatus::new(applied, agent.backend, data_plane.encryption());
     let held = agent.held.iter().map(|(network, held)| {
@@ -79,8 +104,28 @@ async fn node_status(agent: &AgentStatus, data_plane: &DataPlane) -> NodeStatus 
     status.held = generation.map(|generation| Held { generation, reason });
     status.stale_since = agent.stale.as_ref().map(|stale| stale.since);
     status.failures = agent.failures.iter().map(|(object, failure)| format!("{object}: {}", failure.message)).collect();
-    status.counters = data_plane.dropped().await;
+    status.counters = dropped;
     status.counters.insert("repairs".to_owned(), agent.repairs);
     status.limits = data_plane.limits();
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_kernel_is_asked_for_counts_rarely() {
+        let (start, asked, mut counts) = (Instant::now(), Cell::new(0), Counts::default());
+        for (after, expected) in [(0, 1), (1, 1), (9, 1), (10, 2), (19, 2), (45, 3), (46, 3)] {
+            let count = || {
+                asked.set(asked.get() + 1);
+                std::future::ready(BTreeMap::from([("forged_source".to_owned(), asked.get())]))
+            };
+            let counted = counts.at(start + Duration::from_secs(after), count).await;
+            assert_eq!((counted["forged_source"], asked.get()), (expected, expected), "after {after} s");
+        }
+    }
 }

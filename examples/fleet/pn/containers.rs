@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use pn_core::{ApplyError, Change, ContainerId, Name, Slot, State};
+use pn_core::{ApplyError, Change, ContainerId, Name, NodeId, Slot, State};
 use pn_fleet::interface::{self, Progress};
 use pn_store::{Applied, Registry, RegistryError, Revision};
 use serde_json::{Map, Value, json};
@@ -30,22 +30,18 @@ pub(crate) async fn start(
     }
     let node = lookup::node(&lookup.state().await?, &start.node)?.id;
     let container = ContainerId::from_u128(Uuid::new_v4().as_u128());
-    let applied = loop {
-        let (state, app) = lookup.app().await?;
-        let index = match start.index {
-            Some(index) => index,
-            None => free_index(&state, &app, &start)?,
-        };
-        let slot = Slot::new(app.id, start.container_type, index)?;
-        match registry.apply(Change::Start { container, slot, node }).await {
-            // Somebody else was faster: there may be another slot.
-            Err(RegistryError::Refused(ApplyError::SlotTaken { .. })) if start.index.is_none() => (),
-            result => break result?,
+    let store = &**registry.store();
+    // Before the container, so that the plan that has it finds its namespace there.
+    if let Some(netns) = &start.netns {
+        interface::want(store, node, container, netns).await?;
+    }
+    let applied = match start_in_a_slot(registry, lookup, &start, node, container).await {
+        Ok(applied) => applied,
+        Err(error) => {
+            interface::forget(store, node, container).await?;
+            return Err(error);
         }
     };
-    if let Some(netns) = &start.netns {
-        interface::want(&**registry.store(), node, container, netns).await?;
-    }
     if !start.no_wait {
         wait_until_it_answers(registry, &start, &applied, node, container).await?;
     }
@@ -66,13 +62,36 @@ pub(crate) async fn start(
     Ok(output::object(fields, format, out)?)
 }
 
+/// Starts the container in the slot that was asked for, or in the first that is free.
+async fn start_in_a_slot(
+    registry: &Registry,
+    lookup: &Lookup<'_>,
+    start: &Start,
+    node: NodeId,
+    container: ContainerId,
+) -> Result<Applied, Error> {
+    loop {
+        let (state, app) = lookup.app().await?;
+        let index = match start.index {
+            Some(index) => index,
+            None => free_index(&state, &app, start)?,
+        };
+        let slot = Slot::new(app.id, start.container_type, index)?;
+        match registry.apply(Change::Start { container, slot, node }).await {
+            // Somebody else was faster: there may be another slot.
+            Err(RegistryError::Refused(ApplyError::SlotTaken { .. })) if start.index.is_none() => (),
+            result => return Ok(result?),
+        }
+    }
+}
+
 /// Makes the container ready, by its agent where it is to have an interface first, and waits until its name is answered on
 /// every node of its network.
 async fn wait_until_it_answers(
     registry: &Registry,
     start: &Start,
     applied: &Applied,
-    node: pn_core::NodeId,
+    node: NodeId,
     container: ContainerId,
 ) -> Result<(), Error> {
     let network = applied.network_of_container(container).ok_or("the container is in no private network")?;
@@ -81,22 +100,44 @@ async fn wait_until_it_answers(
         return Ok(registry.synced(applied.revision(), network, PATIENCE).await?);
     }
     match interface::settled(&**registry.store(), node, container, PATIENCE).await? {
-        Some(Progress::Ready { revision }) => {
-            Ok(registry.synced(Revision::new(revision), network, PATIENCE).await?)
-        }
+        Some(Progress::Ready { revision }) => Ok(registry.synced(Revision::new(revision), network, PATIENCE).await?),
         Some(Progress::Failed(why)) => {
             registry.apply(Change::Fail(container)).await?;
             interface::forget(&**registry.store(), node, container).await?;
             Err(format!("node {} cannot give {container} an interface: {why}", start.node).into())
         }
-        Some(Progress::Wanted) | None => Err(format!(
-            "node {} did not give {container} an interface within {} s: is its agent running? The container stays started; \
-             `pn stop {container}` removes it",
-            start.node,
-            PATIENCE.as_secs()
-        )
-        .into()),
+        Some(Progress::Wanted) | None => {
+            let why = match what_fails(registry, applied, node, container).await? {
+                Some(why) => format!("it says {why}"),
+                None => "is its agent running?".to_owned(),
+            };
+            Err(format!(
+                "node {} did not give {container} an interface within {} s: {why} The container stays started; `pn stop \
+                 {container}` removes it",
+                start.node,
+                PATIENCE.as_secs()
+            )
+            .into())
+        }
     }
+}
+
+/// Returns what the node says of the container, if something of it fails there.
+async fn what_fails(
+    registry: &Registry,
+    applied: &Applied,
+    node: NodeId,
+    container: ContainerId,
+) -> Result<Option<String>, Error> {
+    let address = applied.container(container).map(|container| container.address.to_string());
+    let id = container.to_string();
+    let is_about_it = |failure: &&String| {
+        let mut words = failure.split([' ', ':']);
+        words.any(|word| word == id || Some(word) == address.as_deref())
+    };
+    let status = registry.statuses().await?.remove(&node).and_then(|reported| reported.status);
+    let failures = status.map(|status| status.failures).unwrap_or_default();
+    Ok(failures.iter().find(is_about_it).map(|failure| format!("{failure:?}.")))
 }
 
 /// Refuses a path that is no network namespace.

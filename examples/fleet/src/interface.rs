@@ -100,19 +100,32 @@ pub async fn settled(
     patience: Duration,
 ) -> Result<Option<Progress>, StoreError> {
     let key = key(node, container);
+    let look = async || {
+        let (revision, entry) = store.get_one(&key).await?;
+        match entry.as_ref().and_then(read).map(|interface| interface.progress) {
+            Some(Progress::Wanted) => (),
+            Some(settled) => return Ok(Some(settled)),
+            None => return Ok(Some(Progress::Failed("it is not wanted any more".to_owned()))),
+        }
+        store.watch(&key, revision.next()).await?.next().await?;
+        Ok(None)
+    };
     let wait = async {
         loop {
-            let (revision, entry) = store.get_one(&key).await?;
-            match entry.as_ref().and_then(read).map(|interface| interface.progress) {
-                Some(Progress::Wanted) => (),
-                Some(settled) => return Ok(settled),
-                None => return Ok(Progress::Failed("it is not wanted any more".to_owned())),
+            match look().await {
+                Ok(Some(settled)) => return Ok(settled),
+                Ok(None) => (),
+                // A store that is away for a moment is asked again.
+                Err(error) if StoreError::is_retryable(&error) => tokio::time::sleep(AGAIN).await,
+                Err(error) => return Err(error),
             }
-            store.watch(&key, revision.next()).await?.next().await?;
         }
     };
     tokio::time::timeout(patience, wait).await.ok().transpose()
 }
+
+/// How long after a failure the store is asked again.
+const AGAIN: Duration = Duration::from_millis(200);
 
 fn prefix(node: NodeId) -> Key {
     format!("interface/{node}/").parse().expect("ids are short ASCII")

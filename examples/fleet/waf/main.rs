@@ -3,15 +3,17 @@
 
 #![expect(clippy::print_stderr, reason = "it is a program, and this is what it says")]
 
+mod counter;
 mod namespaces;
 mod nginx;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use clap::Parser;
@@ -22,16 +24,19 @@ use pn_backend_linux::{LinuxBackend, TunnelKind};
 use pn_core::*;
 use pn_dns::Names;
 use pn_examples::{Check, Report, answers, chain};
+use rustix::fs::FlockOperation;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
+
+use crate::counter::Counter;
 
 pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Builds the use case on this machine and checks what it promises. It needs root, or a user namespace with a /run of its own.
 #[derive(Debug, Parser)]
 struct Options {
-    /// How many hosts to make.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=20))]
+    /// How many hosts to make: two at least, so that there is a wire to look at.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=20))]
     nodes: u8,
     /// Print JSON instead of text.
     #[arg(long)]
@@ -49,12 +54,21 @@ struct Host {
     names: Arc<Names>,
 }
 
+/// All data planes there are, for whoever has to wait for them.
+type Backends = Mutex<Vec<LinuxBackend>>;
+
 /// The hosts, and the state they follow.
 struct Cluster {
     state: State,
     hosts: Vec<Host>,
     underlay: String,
 }
+
+/// What containers have their addresses of, in every network.
+pub(crate) const NETWORK: &str = "10.240.0.0/22";
+
+/// The machine on the underlay that is no node.
+const STRANGER: &str = "192.0.2.99";
 
 /// Where the public reaches nginx.
 const PUBLIC_URL: &str = "http://198.51.100.1/";
@@ -67,12 +81,14 @@ const IN_A_USER_NAMESPACE: &str = "unshare --user --map-root-user --net --mount 
 const SOON: Duration = Duration::from_secs(30);
 
 impl Cluster {
-    async fn start(nodes: u8) -> Result<Self, Error> {
+    async fn start(nodes: u8, backends: &Backends) -> Result<Self, Error> {
         let underlay = namespaces::add_switch("underlay").await?;
         let mut cluster = Self { state: State::new(Region::default()), hosts: Vec::new(), underlay };
         for n in 1..=nodes {
             let netns = namespaces::add(&format!("host{n}")).await?;
             namespaces::plug(&netns, &cluster.underlay, &format!("192.0.2.{n}/24")).await?;
+            // It passes on what anybody sends by way of it, as far as it can.
+            namespaces::route(&netns).await?;
             let (id, names) = (NodeId::from_u128(n.into()), Arc::new(Names::new(n.into())));
             let backend = LinuxBackend::builder(id)
                 .listen(format!("192.0.2.{n}:51820").parse()?)
@@ -81,6 +97,7 @@ impl Cluster {
                 .namespace(namespaces::path(&netns))
                 .build()
                 .await?;
+            backends.lock().unwrap_or_else(PoisonError::into_inner).push(backend.clone());
             let tunnel = format!("100.64.0.{n}").parse()?;
             let label = format!("host-{n}").parse()?;
             cluster.change(Change::AddNode(Node::new(
@@ -148,6 +165,15 @@ impl Cluster {
         Ok(())
     }
 
+    /// Counts what the networks dropped because it claimed to be somebody else's.
+    async fn forged(&self) -> Result<u64, Error> {
+        let mut count = 0;
+        for host in &self.hosts {
+            count += host.backend.status().await?.drops.get("forged_source").copied().unwrap_or_default();
+        }
+        Ok(count)
+    }
+
     /// Takes every host down.
     async fn tear_down(&self) -> Result<(), Error> {
         for host in &self.hosts {
@@ -158,8 +184,24 @@ impl Cluster {
     }
 }
 
-/// Serves the backend's page, and counts requests.
-async fn serve_backend(listener: tokio::net::TcpListener, page: String, requests: Arc<AtomicU64>) {
+/// Has containers serve a page each, and returns the pages.
+async fn serve(
+    kind: &str,
+    containers: &[(Container, String)],
+    requests: &Arc<AtomicU64>,
+) -> Result<Vec<String>, Error> {
+    let mut pages = Vec::new();
+    for (container, netns) in containers {
+        let page = format!("hello from {kind} {}, {}", container.slot.index(), Uuid::new_v4());
+        let listener = namespaces::listen(netns, "0.0.0.0:3000").await?;
+        tokio::spawn(serve_page(listener, page.clone(), Arc::clone(requests)));
+        pages.push(page);
+    }
+    Ok(pages)
+}
+
+/// Serves a page, and counts requests.
+async fn serve_page(listener: tokio::net::TcpListener, page: String, requests: Arc<AtomicU64>) {
     while let Ok((stream, _)) = listener.accept().await {
         let (page, requests) = (page.clone(), Arc::clone(&requests));
         let service = service_fn(move |_: Request<hyper::body::Incoming>| {
@@ -174,14 +216,14 @@ async fn serve_backend(listener: tokio::net::TcpListener, page: String, requests
 
 /// Fetches a page from a namespace: the status, 000 where there is no answer, and the page.
 async fn fetch(netns: &str, url: &str) -> Result<(String, String), Error> {
-    let curl = ["curl", "-s", "--max-time", "5", "-w", "\n%{http_code}", url];
+    let curl = ["curl", "-s", "--max-time", "3", "-w", "\n%{http_code}", url];
     let output = namespaces::run(netns, &curl).await?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let (page, status) = said.rsplit_once('\n').unwrap_or(("", "000"));
     Ok((status.to_owned(), page.to_owned()))
 }
 
-async fn run(options: &Options) -> Result<bool, Error> {
+async fn run(options: &Options, backends: &Backends) -> Result<bool, Error> {
     let directory = PathBuf::from(namespaces::DIRECTORY).join("nginx");
     std::fs::create_dir_all(&directory).map_err(|error| {
         format!(
@@ -189,12 +231,13 @@ async fn run(options: &Options) -> Result<bool, Error> {
             directory.display()
         )
     })?;
-    let mut cluster = Cluster::start(options.nodes).await?;
+    let mut cluster = Cluster::start(options.nodes, backends).await?;
     let (shop, network) = cluster.add_project("shop")?;
     let (my_app, backends) = cluster.add_app(shop, "my-app", "web:0 my-app-backend:2", &[1, 2]).await?;
     let (_, firewall) = cluster.add_app(shop, "waf", "web:1", &[2]).await?;
+    // The intruder comes third, so that in its network others have the addresses that the backends have in theirs.
     let (elsewhere, foreign) = cluster.add_project("elsewhere")?;
-    let (_, intruders) = cluster.add_app(elsewhere, "intruder", "web:1", &[1]).await?;
+    let (_, intruders) = cluster.add_app(elsewhere, "intruder", "web:3", &[1, 2, 1]).await?;
     cluster.apply().await?;
 
     // nginx and its clients meet outside, where the backends are not.
@@ -203,17 +246,13 @@ async fn run(options: &Options) -> Result<bool, Error> {
     namespaces::plug(&client, &outside, "198.51.100.2/24").await?;
     let (_, public) = firewall.first().ok_or("there is no firewall")?;
     namespaces::plug(public, &outside, "198.51.100.1/24").await?;
+    namespaces::route(public).await?;
     let stranger = namespaces::add("stranger").await?;
-    namespaces::plug(&stranger, &cluster.underlay, "192.0.2.99/24").await?;
+    namespaces::plug(&stranger, &cluster.underlay, &format!("{STRANGER}/24")).await?;
 
     let requests = Arc::new(AtomicU64::new(0));
-    let mut pages = Vec::new();
-    for (container, netns) in &backends {
-        let page = format!("hello from backend {}, {}", container.slot.index(), Uuid::new_v4());
-        let listener = namespaces::listen(netns, "0.0.0.0:3000").await?;
-        tokio::spawn(serve_backend(listener, page.clone(), requests.clone()));
-        pages.push(page);
-    }
+    let (pages, of_others) =
+        (serve("backend", &backends, &requests).await?, serve("intruder", &intruders, &Arc::default()).await?);
     let capture = directory.join("underlay.pcap").display().to_string();
     let _capturing = namespaces::spawn(&cluster.underlay, &["dumpcap", "-q", "-i", "br0", "-w", &capture])?;
     let name = Name::of_type(network, my_app, "my-app-backend".parse()?).to_string();
@@ -233,10 +272,12 @@ async fn run(options: &Options) -> Result<bool, Error> {
         cluster: &cluster,
         client: &client,
         stranger: &stranger,
+        outside: &outside,
         backends: &backends,
         intruders: &intruders,
         name: &name,
         pages: &pages,
+        of_others: &of_others,
         requests: &requests,
         capture: &capture,
     };
@@ -267,11 +308,15 @@ struct Scene<'a> {
     /// A client outside, and a machine on the underlay that is no node.
     client: &'a str,
     stranger: &'a str,
+    /// Where the client meets nginx.
+    outside: &'a str,
     backends: &'a [(Container, String)],
     intruders: &'a [(Container, String)],
     /// The backends' common name, their pages, and how many requests they got.
     name: &'a str,
     pages: &'a [String],
+    /// The pages of the intruder's network.
+    of_others: &'a [String],
     requests: &'a AtomicU64,
     capture: &'a str,
 }
@@ -279,7 +324,7 @@ struct Scene<'a> {
 async fn check(scene: &Scene<'_>) -> Result<Vec<Check>, Error> {
     let mut checks = Vec::new();
     let mut note = |name, ok, evidence| checks.push(Check { name, ok, evidence });
-    let Scene { cluster, client, stranger, backends, intruders, name, pages, requests, capture } = scene;
+    let Scene { cluster, client, stranger, outside, intruders, name, pages, requests, .. } = scene;
 
     let mut seen = BTreeMap::<_, u32>::new();
     for _ in 0..20 {
@@ -298,24 +343,25 @@ async fn check(scene: &Scene<'_>) -> Result<Vec<Check>, Error> {
         let reached = requests.load(Ordering::Relaxed) - before;
         note(what, status == "403" && reached == 0, format!("{status}, and {reached} reached a backend"));
     }
+    // Before anybody sends to the backends in clear.
+    let (ok, evidence) = look_at_the_wire(scene).await?;
+    note("no cleartext on the wire", ok, evidence);
 
-    let before = requests.load(Ordering::Relaxed);
     let host = cluster.hosts.first().ok_or("there is no host")?;
-    let intruder = intruders.first().ok_or("there is no intruder")?;
-    for (what, netns) in [
-        ("from the host", &*host.netns),
-        ("from the underlay", stranger),
-        ("from outside", client),
-        ("from another network", &intruder.1),
-    ] {
-        let mut answers = Vec::new();
-        for (container, _) in *backends {
-            answers.push(fetch(netns, &format!("http://{}:3000/", container.address)).await?.0);
-        }
-        let reached = requests.load(Ordering::Relaxed) - before;
-        let refused = answers.iter().all(|status| status == "000") && reached == 0;
-        note(what, refused, format!("{} backends addressed, {reached} reached", answers.len()));
-    }
+    let hosts: Vec<String> = (1..=cluster.hosts.len()).map(|n| format!("192.0.2.{n}")).collect();
+    let others = hosts.get(1..).unwrap_or_default();
+    let (ok, evidence) = refuse(scene, &host.netns, others, &cluster.underlay).await?;
+    note("from the host", ok, evidence);
+    let (ok, evidence) = refuse(scene, stranger, &hosts, &cluster.underlay).await?;
+    note("from the underlay", ok, evidence);
+    let before = cluster.forged().await?;
+    let (ok, evidence) = refuse(scene, client, &["198.51.100.1".to_owned()], outside).await?;
+    let forged = cluster.forged().await? - before;
+    note("from outside", ok && forged > 0, format!("{evidence}; {forged} dropped behind nginx as forged"));
+
+    let intruder = intruders.last().ok_or("there is no intruder")?;
+    let (ok, evidence) = ask_as_intruder(scene, intruder).await?;
+    note("from another network", ok, evidence);
     let (resolver, dig) = ("@169.254.53.53", ["dig", "+tries=1", "+time=2"]);
     let denied = namespaces::run(&intruder.1, &[&dig[..], &[resolver, name]].concat()).await?;
     let denied = String::from_utf8_lossy(&denied.stdout).contains("NXDOMAIN");
@@ -324,10 +370,75 @@ async fn check(scene: &Scene<'_>) -> Result<Vec<Check>, Error> {
     let open = namespaces::run(&host.netns, &["cat", "/proc/net/udp", "/proc/net/udp6"]).await?;
     let open = String::from_utf8_lossy(&open.stdout).lines().filter(|line| line.contains(":12B5 ")).count();
     note("no VXLAN on the underlay", open == 0, format!("{open} sockets of VXLAN on the host"));
+    Ok(checks)
+}
 
+/// Sends to the backends from somewhere that has routes to them by way of each gateway, and looks whether packets left, on the
+/// switch they cross, and whether any arrived.
+async fn refuse(scene: &Scene<'_>, netns: &str, gateways: &[String], switch: &str) -> Result<(bool, String), Error> {
+    let (left, arrived) = (Counter::on_switch(switch).await?, scene.watch_backends().await?);
+    let mut answers = Vec::new();
+    for gateway in gateways {
+        namespaces::sh(&format!("ip -n {netns} route replace {NETWORK} via {gateway}")).await?;
+        for (container, _) in scene.backends {
+            let before = left.read().await?;
+            let (status, _) = fetch(netns, &format!("http://{}:3000/", container.address)).await?;
+            answers.push(status == "000" && left.read().await? > before);
+        }
+    }
+    namespaces::sh(&format!("ip -n {netns} route del {NETWORK}")).await?;
+    let (left, arrived) = (left.read().await?, total(&arrived).await?);
+    let ways = if gateways.len() == 1 { "way" } else { "ways" };
+    let evidence = format!(
+        "{} backends addressed in {} {ways}: {left} packets left, {arrived} arrived",
+        scene.backends.len(),
+        gateways.len()
+    );
+    Ok((arrived == 0 && answers.iter().all(|refused| *refused), evidence))
+}
+
+/// Asks the backends' addresses in another network: whoever has them there is to answer.
+async fn ask_as_intruder(scene: &Scene<'_>, intruder: &(Container, String)) -> Result<(bool, String), Error> {
+    let (left, arrived) = (Counter::of_what_leaves(&intruder.1).await?, scene.watch_backends().await?);
+    let (mut asked, mut by_others) = (0, 0);
+    for (container, _) in scene.backends.iter().filter(|(container, _)| container.address != intruder.0.address) {
+        let answer = fetch(&intruder.1, &format!("http://{}:3000/", container.address)).await?;
+        asked += 1;
+        by_others += usize::from(answer.0 == "200" && scene.of_others.contains(&answer.1));
+    }
+    let (left, arrived) = (left.read().await?, total(&arrived).await?);
+    let evidence = format!(
+        "{asked} backends addressed: {left} packets left, {arrived} arrived, {by_others} answers of its own network"
+    );
+    Ok((asked == scene.backends.len() && by_others == asked && left > 0 && arrived == 0, evidence))
+}
+
+impl Scene<'_> {
+    /// Counts what comes to the backends from now on.
+    async fn watch_backends(&self) -> Result<Vec<Counter>, Error> {
+        let mut counters = Vec::new();
+        for (_, netns) in self.backends {
+            counters.push(Counter::of_what_arrives(netns).await?);
+        }
+        Ok(counters)
+    }
+}
+
+async fn total(counters: &[Counter]) -> Result<u64, Error> {
+    let mut total = 0;
+    for counter in counters {
+        total += counter.read().await?;
+    }
+    Ok(total)
+}
+
+/// Says what was captured between the hosts.
+async fn look_at_the_wire(scene: &Scene<'_>) -> Result<(bool, String), Error> {
+    let Scene { client, pages, capture, .. } = scene;
     // What was captured may be a moment behind, or have begun late: more is asked for until there is enough to look at.
     let fields = ["-T", "fields", "-e", "_ws.col.Protocol", "-e", "udp.payload"];
-    let filter = ["-Y", "ip and not igmp"];
+    // Whatever is not how neighbours find each other and say what they listen to: IPv6 as well.
+    let filter = ["-Y", "not arp and not icmpv6 and not igmp"];
     let tshark = [&["tshark", "-r", capture][..], &filter, &fields].concat();
     let (mut lines, mut complaint) = (Vec::new(), String::new());
     timeout(SOON, async {
@@ -348,18 +459,45 @@ async fn check(scene: &Scene<'_>) -> Result<Vec<Check>, Error> {
     let octets = std::fs::read(capture)?;
     let clear = pages.iter().filter(|page| octets.windows(page.len()).any(|window| window == page.as_bytes())).count();
     let evidence = format!("{} packets, {foreign} of them not WireGuard; {clear} pages in clear", lines.len());
-    note("no cleartext on the wire", foreign == 0 && clear == 0, evidence);
-    Ok(checks)
+    Ok((foreign == 0 && clear == 0, evidence))
+}
+
+/// Takes the place of the one that may run on this machine, or in this user namespace: what it makes has fixed names.
+fn take_place() -> Result<File, Error> {
+    let run = File::open("/run")?;
+    rustix::fs::flock(&run, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
+        rustix::io::Errno::WOULDBLOCK => "another one runs here: end it first".to_owned(),
+        error => format!("cannot lock /run: {error}"),
+    })?;
+    Ok(run)
+}
+
+/// Ends what makes something, and waits until it has ended.
+async fn end(backends: &Backends) {
+    namespaces::quiet().await;
+    let backends = std::mem::take(&mut *backends.lock().unwrap_or_else(PoisonError::into_inner));
+    for backend in backends {
+        // It answers when it has done all that it was asked before; one that is closed does nothing any more.
+        let _: Result<_, BackendError> = backend.attached().await;
+    }
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let options = Options::parse();
+    let _place = match take_place() {
+        Ok(place) => place,
+        Err(error) => {
+            eprintln!("error: {}", chain(&*error));
+            return ExitCode::FAILURE;
+        }
+    };
+    let backends = Backends::default();
     let ran = async {
         // What a crash has left is in the way.
         namespaces::clean_up().await?;
         tokio::select! {
-            result = run(&options) => result,
+            result = run(&options, &backends) => result,
             stopped = tokio::signal::ctrl_c() => stopped.map(|()| true).map_err(Into::into),
         }
     };
@@ -367,6 +505,7 @@ async fn main() -> ExitCode {
         eprintln!("error: {}", chain(&*error));
         false
     });
+    end(&backends).await;
     let cleaned = namespaces::clean_up().await.inspect_err(|error| eprintln!("error: {error}")).is_ok();
     if ok && cleaned { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

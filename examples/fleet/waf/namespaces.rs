@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Output, Stdio};
 
 use tokio::process::{Child, Command};
+use tokio::sync::RwLock;
 
 use crate::Error;
 
@@ -14,17 +15,27 @@ const PREFIX: &str = "pn-waf-";
 /// Where the nodes of this example keep their namespaces.
 pub(crate) const DIRECTORY: &str = "/run/pn-waf";
 
-/// Removes everything of this example, from this run or one before that was not allowed to end.
+/// Read while something is made: what was begun ends, even where nobody waits for it any more.
+static MAKING: RwLock<()> = RwLock::const_new(());
+
+/// Waits until nothing is being made.
+pub(crate) async fn quiet() {
+    drop(MAKING.write().await);
+}
+
+/// Removes everything of this example, from this run or one before that was not allowed to end. It goes on after an error, and
+/// returns the first.
 pub(crate) async fn clean_up() -> Result<(), Error> {
     let listed = sh("ip netns list").await?;
     let names = listed.lines().filter_map(|line| line.split_whitespace().next());
+    let mut done = Ok(());
     for name in names.filter(|name| name.starts_with(PREFIX)) {
-        // Nobody but this example has processes in them.
-        sh(&format!("ip netns pids {name} | xargs -r kill -9")).await?;
-        sh(&format!("ip netns del {name}")).await?;
+        // Nobody but this example has processes in them; some end while they are listed.
+        let removed = sh(&format!("ip netns pids {name} | xargs -r kill -9 2>/dev/null ; ip netns del {name}")).await;
+        done = done.and(removed.map(drop));
     }
-    sh(&format!("umount -q {DIRECTORY}/*/* ; rm -rf {DIRECTORY}")).await?;
-    Ok(())
+    let unmounted = sh(&format!("umount -q -l {DIRECTORY}/*/* ; rm -rf {DIRECTORY}")).await;
+    done.and(unmounted.map(drop))
 }
 
 /// Makes a namespace and returns its name.
@@ -52,13 +63,25 @@ pub(crate) async fn plug(name: &str, switch: &str, address: &str) -> Result<(), 
     .map(drop)
 }
 
+/// Has a namespace pass on what is not for it.
+pub(crate) async fn route(name: &str) -> Result<(), Error> {
+    sh(&format!("ip netns exec {name} sh -c 'echo 1 > /proc/sys/net/ipv4/ip_forward'")).await.map(drop)
+}
+
 pub(crate) fn path(name: &str) -> PathBuf {
     PathBuf::from(format!("/run/netns/{name}"))
 }
 
-/// Runs a command line and returns what it says.
+/// Runs a command line, to its end in any case, and returns what it says.
 pub(crate) async fn sh(line: &str) -> Result<String, Error> {
-    let output = output("sh", &["-c", line]).await?;
+    let making = MAKING.read().await;
+    let mut command = Command::new("sh");
+    command.args(["-c", line]).stdin(Stdio::null());
+    let ran = tokio::spawn(async move {
+        let _making = making;
+        command.output().await
+    });
+    let output = ran.await??;
     if !output.status.success() {
         return Err(format!("{line}: {}", String::from_utf8_lossy(&output.stderr)).into());
     }
@@ -67,11 +90,9 @@ pub(crate) async fn sh(line: &str) -> Result<String, Error> {
 
 /// Runs a command in a namespace, whatever comes of it.
 pub(crate) async fn run(name: &str, command: &[&str]) -> Result<Output, Error> {
-    output("ip", &[&["netns", "exec", name], command].concat()).await
-}
-
-async fn output(program: &str, arguments: &[&str]) -> Result<Output, Error> {
-    Ok(Command::new(program).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output().await?)
+    let mut running = Command::new("ip");
+    running.args(["netns", "exec", name]).args(command).stdin(Stdio::null()).kill_on_drop(true);
+    Ok(running.output().await?)
 }
 
 /// Starts a command in a namespace. It ends with what is returned.

@@ -52,6 +52,8 @@ pub struct Machine {
     is_drained: bool,
     attempts: u32,
     retry_at: Option<Timestamp>,
+    /// Whether what fails in the attempt under way is tried again at once.
+    is_hurried: bool,
     compare_at: Option<Timestamp>,
     /// When what is under way began, and when it ends at the latest.
     since: Timestamp,
@@ -124,6 +126,7 @@ impl Machine {
             is_drained: false,
             attempts: 0,
             retry_at: None,
+            is_hurried: false,
             compare_at: None,
             since: Timestamp::ZERO,
             deadline: None,
@@ -199,6 +202,15 @@ impl Machine {
             self.confirm(plan.generation);
         }
         self.next(now);
+    }
+
+    /// Tries again at once what failed, or fails in the attempt under way: its reason is gone.
+    pub fn on_retry(&mut self, now: Timestamp) {
+        self.is_hurried = self.step != Step::Idle;
+        if !self.is_hurried && self.retry_at.is_some() {
+            self.retry_at = Some(now);
+            self.next(now);
+        }
     }
 
     /// Begins to leave.

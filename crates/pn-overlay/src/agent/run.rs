@@ -40,6 +40,7 @@ pub struct AgentHandle {
 #[derive(Debug)]
 enum Order {
     Confirm,
+    Retry,
     Shutdown(Leave),
 }
 
@@ -112,6 +113,7 @@ impl Agent {
                 },
                 Some(order) = self.orders.recv() => match order {
                     Order::Confirm => self.machine.on_confirmed(self.clock.now()),
+                    Order::Retry => self.machine.on_retry(self.clock.now()),
                     Order::Shutdown(leave) => self.machine.on_shutdown(self.clock.now(), leave),
                 },
                 followed = source.next(), if is_open => {
@@ -175,6 +177,11 @@ impl AgentHandle {
     /// Confirms what is held now, so that it goes (L3).
     pub fn confirm(&self) {
         self.order(Order::Confirm);
+    }
+
+    /// Tries again at once what failed, for who knows that its reason is gone.
+    pub fn retry(&self) {
+        self.order(Order::Retry);
     }
 
     /// Ends the agent; [`Agent::run`] returns when it has left what is to be left.

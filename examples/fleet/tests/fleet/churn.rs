@@ -1,5 +1,6 @@
 //! Containers that come and go.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +10,7 @@ use pn_fleet::interface::{self, Progress};
 use pn_store::Registry;
 
 use crate::machines::{Container, Machine, PATIENCE, is_root, wait_for};
-use crate::platform::Platform;
+use crate::platform::{self, Platform};
 
 /// Who starts containers on a node and takes them away again, always in the same slot and namespace.
 #[derive(Debug)]
@@ -78,25 +79,48 @@ impl Churn {
 /// As many as `PN_CYCLES` says, or enough to notice what stays of each.
 #[test]
 fn containers_that_come_and_go_leave_nothing() {
+    come_and_go("userspace", 100);
+}
+
+#[test]
+fn containers_of_the_kernel_that_come_and_go_leave_nothing() {
+    come_and_go("linux", 50);
+}
+
+fn come_and_go(backend: &str, cycles: u32) {
     if !is_root() {
         return;
     }
-    let cycles: u32 = std::env::var("PN_CYCLES").ok().and_then(|cycles| cycles.parse().ok()).unwrap_or(100);
+    let cycles: u32 = std::env::var("PN_CYCLES").ok().and_then(|cycles| cycles.parse().ok()).unwrap_or(cycles);
     let mut platform = Platform::with_sqlite();
+    platform.stop_agent(0);
+    platform.start_agent(0, &["--backend", backend]);
+    platform.wait_until_joined();
     platform.shop();
     let churn = Churn::new(&mut platform, 1, 1);
     let agent = platform.agents[0].as_ref().unwrap().0.id();
+    let node = platform.node(1);
     let has = || {
         let count = |what| std::fs::read_dir(format!("/proc/{agent}/{what}")).unwrap().count();
         let status = std::fs::read_to_string(format!("/proc/{agent}/status")).unwrap();
         let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         let memory: usize = memory.trim().trim_end_matches(" kB").parse().unwrap();
-        (count("fd"), count("task"), platform.fleet.there(), memory)
+        Has {
+            descriptors: count("fd"),
+            threads: count("task"),
+            namespaces: platform.fleet.there(),
+            kept: platform::kept(&node),
+            memory,
+        }
     };
     let mut before = None;
     churn.run(|n| {
         if n == WARM {
-            before = Some(has());
+            // What was let go of is let go of within a second.
+            before = Some(wait_for("no container is kept", || match has() {
+                has if has.kept.iter().any(|name| name.starts_with("ct-")) => Err(format!("{has:?}")),
+                has => Ok(has),
+            }));
         }
         if cycles >= 1000 && n.is_multiple_of(1000) {
             println!("{n} cycles: {:?}", has());
@@ -105,14 +129,28 @@ fn containers_that_come_and_go_leave_nothing() {
     });
     let before = before.unwrap();
     // Threads of the runtime come and go.
-    wait_for("descriptors, threads and namespaces are what they were", || {
+    wait_for("descriptors, threads, namespaces and what is kept are what they were", || {
         let after = has();
-        let is_same = after.0 <= before.0 && after.1 <= before.1 + 2 && after.2 == before.2;
+        let is_same = after.descriptors <= before.descriptors
+            && after.threads <= before.threads + 2
+            && (after.namespaces, &after.kept) == (before.namespaces, &before.kept);
         if is_same { Ok(()) } else { Err(format!("{after:?} after {before:?}")) }
     });
     let after = has();
-    println!("{cycles} cycles: {before:?} and then {after:?} (descriptors, threads, namespaces, kB)");
-    assert!(after.3 < before.3 + 8_192, "{after:?} after {before:?}");
+    println!("{cycles} cycles with {backend}: {before:?} and then {after:?}");
+    assert!(after.memory < before.memory + 8_192, "{after:?} after {before:?}");
+}
+
+/// What there is because of an agent.
+#[derive(Debug)]
+struct Has {
+    descriptors: usize,
+    threads: usize,
+    namespaces: usize,
+    /// What is in its directory.
+    kept: BTreeSet<String>,
+    /// In kB.
+    memory: usize,
 }
 
 /// How many cycles come first, until what is kept for later is there.

@@ -9,6 +9,7 @@
 mod bad_input;
 mod churn;
 mod everyday;
+mod interfaces;
 mod killed;
 mod lost;
 mod machines;

@@ -1,5 +1,7 @@
 //! Machines with agents, and the product's use case on them.
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -183,6 +185,12 @@ impl Platform {
         let page = self.json(&["--app", app, "private-networks-domain-names", "--per-page", "50"]);
         page["data"].as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()).collect()
     }
+}
+
+/// Lists what the kernel's data plane of a node keeps, which is nothing in user space.
+pub(crate) fn kept(node: &str) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(Path::new("/run/private-networks").join(node)).into_iter().flatten();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 /// Starts an etcd and waits until it answers.

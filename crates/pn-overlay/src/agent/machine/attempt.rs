@@ -167,7 +167,7 @@ impl Machine {
         self.tell_problems(now);
         if self.problems.is_empty() {
             self.status.announced = self.current.as_ref().map(|plan| plan.generation);
-            (self.attempts, self.status.is_pending) = (0, self.is_dirty);
+            (self.attempts, self.status.is_pending, self.is_hurried) = (0, self.is_dirty, false);
             self.compare_at = Some(now.after(self.options.compare_every));
         } else {
             self.retry_later(now);
@@ -185,7 +185,10 @@ impl Machine {
         let most = if self.may_succeed() { first.saturating_mul(1 << self.attempts.min(30)).min(max) } else { max };
         self.attempts = self.attempts.saturating_add(1);
         let millis = u64::try_from(most.as_millis()).unwrap_or(u64::MAX);
-        let delay = Duration::from_millis(self.rng.u64(millis / 2..=millis));
+        let mut delay = Duration::from_millis(self.rng.u64(millis / 2..=millis));
+        if core::mem::take(&mut self.is_hurried) {
+            delay = Duration::ZERO;
+        }
         self.retry_at = Some(now.after(delay));
     }
 

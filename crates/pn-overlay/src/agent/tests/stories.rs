@@ -115,6 +115,39 @@ fn x4_names_of_a_network_wait_that_failed_and_others_go_on() {
 }
 
 #[test]
+fn what_failed_is_tried_again_at_once_when_it_is_asked_for() {
+    let mut machine = Machine::new(HERE, "memory", 0, AgentOptions::new(1));
+    let mut world = World::new();
+    world.run([1], 1, 1);
+    let now = world.now;
+    let fail = |machine: &mut Machine| {
+        let mut report = Report::new(world.plan().generation);
+        report.record("container", Err(BackendError::new(ErrorKind::NotFound, "connect", "a container")));
+        machine.on_applied(now, &report);
+        machine.on_observed(now, Ok(Observed::default()));
+    };
+    machine.on_followed(now, Followed::Plan(world.plan()));
+    machine.on_observed(now, Ok(Observed::default()));
+    fail(&mut machine);
+    let after = |machine: &Machine| machine.poll_timeout().unwrap().as_millis() - now.as_millis();
+    assert!(after(&machine) >= 15_000, "what does not change by itself is not tried often");
+    machine.on_retry(now);
+    assert!(matches!(machine.poll_task(), Some(Task::Apply(_))));
+    // It fails once more for what was before it was asked for.
+    machine.on_retry(now);
+    fail(&mut machine);
+    assert!(matches!(machine.poll_task(), Some(Task::Apply(_))));
+    fail(&mut machine);
+    assert!(after(&machine) >= 15_000, "asked for once, it is tried once");
+    machine.on_retry(now);
+    machine.on_applied(now, &Report::new(world.plan().generation));
+    assert!(machine.status().is_settled());
+    assert!(matches!(machine.poll_task(), Some(Task::Apply(_))));
+    machine.on_retry(now);
+    assert!(machine.poll_task().is_none(), "nothing failed");
+}
+
+#[test]
 fn retries_come_later_each_time_and_not_together() {
     let delays = |seed: u64| {
         let mut machine = Machine::new(HERE, "memory", 0, AgentOptions::new(seed));
