@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 use super::limit::Allowed;
 use super::turn::Turn;
 use super::{ERROR_PAUSE, Service, unix_time};
-use crate::answer::{Verdict, View, is_of_known_client, look_up, respond_fully, truncated};
+use crate::answer::{Verdict, View, is_of_known_client, is_query, look_up, respond_fully, respond_truncated};
 use crate::counts::{Count, Counts, Drop};
 use crate::names::Freshness;
 use crate::wire::PAYLOAD;
@@ -143,16 +143,6 @@ impl Reply {
         self.in_place = 0;
         self.apart.clear();
     }
-
-    /// Takes everything out but the question.
-    fn truncate(&mut self, datagram: &mut [u8; DATAGRAM]) {
-        if self.in_place > 0 {
-            self.in_place = truncated(&mut datagram[..self.in_place]);
-        } else {
-            let len = truncated(&mut self.apart);
-            self.apart.truncate(len);
-        }
-    }
 }
 
 impl Worker {
@@ -219,6 +209,29 @@ impl Worker {
             batch.received.iter().zip(&mut batch.datagrams).zip(&mut batch.replies).zip(&found)
         {
             reply.clear();
+            // Whoever asks is limited before anything is done about it, and whoever would have the answer.
+            if let Some(limiter) = &self.service.limiter
+                && is_query(&datagram[..*len])
+            {
+                let (query, client) = (&datagram[..*len], from.get().ip());
+                let view = View { cookies: self.service.cookies(client, now), ..seen };
+                // A plain question has no cookie.
+                let cookies = view.cookies.filter(|_| plain.is_none());
+                let known = cookies.is_some_and(|cookies| is_of_known_client(query, &cookies));
+                let elapsed = batch.begin.elapsed().as_nanos() as u64;
+                match if known { Allowed::Yes } else { limiter.count(client, elapsed) } {
+                    Allowed::Yes => {}
+                    Allowed::Truncated => {
+                        respond_truncated(&view, query, &mut reply.apart);
+                        counts.add_reply(Transport::Udp, &reply.apart);
+                        continue;
+                    }
+                    Allowed::No => {
+                        counts.add(Count::Dropped(Drop::Limited));
+                        continue;
+                    }
+                }
+            }
             let verdict = if let (Some(zone), Some(plain)) = (seen.zone, plain) {
                 reply.in_place = plain.answer(zone, Transport::Udp, &mut batch.rng, datagram);
                 Verdict::Answered
@@ -242,22 +255,6 @@ impl Worker {
             }
             if freshness != Freshness::Current {
                 counts.add(Count::Stale(Transport::Udp));
-            }
-            if let Some(limiter) = &self.service.limiter {
-                let elapsed = batch.begin.elapsed().as_nanos() as u64;
-                // A plain question has no cookie.
-                let client = from.get().ip();
-                let cookies = self.service.cookies(client, now).filter(|_| reply.in_place == 0);
-                let known = cookies.is_some_and(|cookies| is_of_known_client(&datagram[..*len], &cookies));
-                match if known { Allowed::Yes } else { limiter.count(client, elapsed) } {
-                    Allowed::Yes => {}
-                    Allowed::Truncated => reply.truncate(datagram),
-                    Allowed::No => {
-                        reply.clear();
-                        counts.add(Count::Dropped(Drop::Limited));
-                        continue;
-                    }
-                }
             }
             counts.add_reply(Transport::Udp, reply.octets(datagram));
         }

@@ -1,5 +1,8 @@
 //! Who asks, and what else a server does for them: counts, staleness, limits, cookies, other names, transfers.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 
 use super::*;
@@ -115,13 +118,94 @@ async fn replies_are_limited_where_that_is_asked_for_and_not_for_who_has_a_cooki
     soon("all to be counted", all).await;
     let (counts, mut truncated) = (server.counts(), 0);
     for _ in 1..counts.get(replied) {
-        truncated += u64::from(eye::describe(&client.receive().await) == "NoError aa tc");
+        truncated += u64::from(eye::describe(&client.receive().await) == "NoError tc OPT 0 1232");
     }
     assert_eq!(counts.get(Count::Truncated(Transport::Udp)), truncated);
     assert!((5..=10).contains(&truncated) && (5..=10).contains(&counts.get(dropped)), "{truncated} truncated");
     for _ in 0..20 {
         let reply = client.ask(&format!("1.web.ap1.pn1.^ A +cookie={cookie}")).await;
         assert_eq!(reply, "NoError aa A 5 10.240.0.1 OPT 0 1232 cookie=0102030405060708");
+    }
+}
+
+/// Returns which replies a query gets that comes so often from a client that has had its burst, each once. Some get none.
+async fn limited(server: &DnsServer, query: &[u8], times: u64) -> BTreeSet<Vec<u8>> {
+    let client = Client::of(server).await;
+    let dropped = |server: &DnsServer| server.counts().get(Count::Dropped(Drop::Limited));
+    let before = dropped(server);
+    for _ in 0..times {
+        client.send(query).await;
+    }
+    let waiting = async {
+        let mut replies = BTreeSet::new();
+        let mut count = 0;
+        while count + dropped(server) - before < times {
+            let mut reply = vec![0; 4096];
+            if let Ok(len) = client.0.try_recv(&mut reply) {
+                reply.truncate(len);
+                replies.insert(reply);
+                count += 1;
+            }
+            tokio::task::yield_now().await;
+        }
+        assert!(count > 0 && dropped(server) > before, "{count} of {times} are answered");
+        replies
+    };
+    soon("all to be counted", waiting).await
+}
+
+/// What is forwarded or signed counts as everything else does, nobody else hears of what is beyond the limit, and EDNS gets EDNS
+/// (RFC 6891 §6.1.1).
+#[tokio::test]
+async fn the_limit_holds_for_every_kind_of_query() {
+    let mut limit = RateLimit::new(1);
+    limit.burst = 1;
+    let (others, zones) = (Arc::new(Counted::default()), Arc::new(Counted::default()));
+    let builder = DnsServer::builder(network(1), names().await).limit(limit);
+    let server = start(builder.other_names(Arc::clone(&others) as _).transfers(Arc::clone(&zones) as _)).await;
+    Client::of(&server).await.ask("pn1.^ SOA").await;
+    for (query, expected) in [
+        (eye::query("example.com A"), "NoError tc"),
+        (eye::query("example.com A +do +rd"), "NoError tc rd OPT 0 1232 do"),
+        (eye::query(&expand("1.web.ap1.pn1.^ A")), "NoError tc"),
+        (eye::query(&expand("ap9.pn1.^ A +payload=4096")), "NoError tc OPT 0 1232"),
+        (eye::query(&expand("ap1.pn1.^ A +version=1")), "BADVERS OPT 0 1232"),
+        (eye::query(&expand("ap1.pn1.^ A CH")), "NoError tc"),
+        (signed("pn1.^ SOA"), "NoError tc"),
+        (vec![0; 12], "FormErr"),
+    ] {
+        let replies = limited(&server, &query, 40).await;
+        let described: Vec<String> = replies.iter().map(|reply| eye::describe(reply)).collect();
+        assert!(described.iter().any(|said| said == expected), "{described:?}, not {expected}");
+    }
+    // A second gives one more to one query or another.
+    for asked in [&others, &zones] {
+        assert!(asked.0.load(Ordering::SeqCst) < 40, "others were asked {asked:?}");
+    }
+}
+
+/// Counts how often it is asked.
+#[derive(Debug, Default)]
+struct Counted(AtomicU64);
+
+#[async_trait]
+impl OtherNames for Counted {
+    async fn answer(&self, query: &[u8], _: Transport) -> Option<Vec<u8>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Some([&query[..2], &[0x80], &query[3..]].concat())
+    }
+}
+
+impl Transfers for Counted {
+    fn transfer(
+        &self,
+        _: NetworkId,
+        _: SocketAddr,
+        _: Transport,
+        query: &[u8],
+    ) -> Box<dyn Iterator<Item = Vec<u8>> + Send> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Box::new(core::iter::once([&query[..2], &[0x80], &query[3..]].concat()))
     }
 }
 
@@ -233,13 +317,18 @@ async fn transfers_and_signed_queries_go_to_who_has_the_zones() {
     assert_eq!(counted, 3, "two transfers of a thousand messages, and a reply");
     let client = Client::of(&server).await;
     assert_eq!(client.ask("pn1.^ AXFR").await, "Refused", "not over UDP");
-    // A TSIG record of some key: its name, type 250, class ANY, TTL 0, and data that only the other has to read.
-    let mut signed = eye::query(&expand("pn1.^ SOA"));
+    let signed = signed("pn1.^ SOA");
+    client.send(&signed).await;
+    let reply = client.receive().await;
+    assert_eq!(reply[..4], [0, 0, signed[2] | 0x80, signed[3]], "what the other said");
+}
+
+/// Writes a query with a TSIG record of some key: its name, type 250, class ANY, TTL 0, and data that only the other has to read.
+fn signed(query: &str) -> Vec<u8> {
+    let mut signed = eye::query(&expand(query));
     signed[11] = 1;
     signed.extend(b"\x03key\0\0\xfa\0\xff\0\0\0\0\0\x3d\x0bhmac-sha256\0\0\0\0\0\0\0\x01\x2c\0\x20");
     signed.extend([7; 32]);
     signed.extend(b"\x12\x34\0\0\0\0");
-    client.send(&signed).await;
-    let reply = client.receive().await;
-    assert_eq!(reply[..4], [0, 0, signed[2] | 0x80, signed[3]], "what the other said");
+    signed
 }
