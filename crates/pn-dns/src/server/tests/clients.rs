@@ -15,8 +15,13 @@ struct Client(UdpSocket);
 
 impl Client {
     async fn of(server: &DnsServer) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        socket.connect(server.local_addr()).await.unwrap();
+        Self::on("127.0.0.1:0", server.local_addr()).await
+    }
+
+    /// Asks a server from an address of its own.
+    async fn on(own: &str, server: SocketAddr) -> Self {
+        let socket = UdpSocket::bind(own).await.unwrap();
+        socket.connect(server).await.unwrap();
         Self(socket)
     }
 
@@ -104,7 +109,7 @@ async fn replies_are_limited_where_that_is_asked_for_and_not_for_who_has_a_cooki
     let reply = client.receive().await;
     let described = eye::describe(&reply);
     assert_eq!(described, "NoError aa A 5 10.240.0.1 OPT 0 1232 nsid=here cookie=0102030405060708");
-    let cookie: String = reply[reply.len() - 24..].iter().map(|octet| format!("{octet:02x}")).collect();
+    let cookie = cookie_of(&reply);
     for _ in 0..20 {
         client.send(&eye::query(&expand("1.web.ap1.pn1.^ A +payload=1232"))).await;
     }
@@ -128,9 +133,62 @@ async fn replies_are_limited_where_that_is_asked_for_and_not_for_who_has_a_cooki
     }
 }
 
+/// Over IPv6, and over IPv4 to a socket of both, where the kernel says `::ffff:127.0.0.1`: the same answers, one cookie, and a limit
+/// of each client's own.
+#[tokio::test]
+async fn d11_ipv6_sockets_serve_both_families() {
+    for (bound, clients) in [("[::1]:0", &["[::1]:0"][..]), ("[::]:0", &["[::1]:0", "127.0.0.1:0"])] {
+        let mut limit = RateLimit::new(1);
+        limit.burst = 3;
+        let builder = DnsServer::builder(network(1), names().await).limit(limit);
+        let builder = builder.cookie_secrets(&[Secret::new([1; 16])]);
+        let server = builder.bind(bound.parse().unwrap()).await.unwrap();
+        for own in clients {
+            let address = SocketAddr::new(own.parse::<SocketAddr>().unwrap().ip(), server.local_addr().port());
+            // Plain, and with what the client has to be known for.
+            let client = Client::on(own, address).await;
+            assert_eq!(client.ask("1.web.ap1.pn1.^ A").await, "NoError aa A 5 10.240.0.1", "{own} at {bound}");
+            client.send(&eye::query(&expand("1.web.ap1.pn1.^ A +cookie=0102030405060708"))).await;
+            let reply = client.receive().await;
+            let known = "NoError aa A 5 10.240.0.1 OPT 0 1232 cookie=0102030405060708";
+            assert_eq!(eye::describe(&reply), known, "{own} at {bound}");
+            let cookie = cookie_of(&reply);
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            assert_eq!(ask_tcp(&mut stream, 1, "1.web.ap1.pn1.^").await.unwrap(), super::address(1));
+            let limited = limited(&server, &client, &eye::query(&expand("1.web.ap1.pn1.^ A")), 40).await;
+            assert!(limited.iter().any(|reply| eye::describe(reply) == "NoError tc"), "{own} at {bound}");
+            let with_cookie = format!("1.web.ap1.pn1.^ A +cookie={cookie}");
+            for _ in 0..20 {
+                assert_eq!(client.ask(&with_cookie).await, known, "{own} at {bound}");
+            }
+        }
+        server.shutdown().await;
+    }
+}
+
+/// Whoever is known at an address is known there through a socket of either family.
+#[tokio::test]
+async fn d11_a_cookie_is_of_an_address_and_not_of_a_socket() {
+    let mut cookie = "0102030405060708".to_owned();
+    for (n, bound) in ["127.0.0.1:0", "[::]:0"].into_iter().enumerate() {
+        let builder = DnsServer::builder(network(1), names().await).cookie_secrets(&[Secret::new([1; 16])]);
+        let server = builder.bind(bound.parse().unwrap()).await.unwrap();
+        let address = SocketAddr::new([127, 0, 0, 1].into(), server.local_addr().port());
+        let client = Client::on("127.0.0.1:0", address).await;
+        client.send(&eye::query(&expand(&format!("1.web.ap1.pn1.^ A +cookie={cookie}")))).await;
+        let given = cookie_of(&client.receive().await);
+        assert!(n == 0 || given == cookie, "one that is good is given back");
+        cookie = given;
+    }
+}
+
+/// Returns the cookie at the end of a reply.
+fn cookie_of(reply: &[u8]) -> String {
+    reply[reply.len() - 24..].iter().map(|octet| format!("{octet:02x}")).collect()
+}
+
 /// Returns which replies a query gets that comes so often from a client that has had its burst, each once. Some get none.
-async fn limited(server: &DnsServer, query: &[u8], times: u64) -> BTreeSet<Vec<u8>> {
-    let client = Client::of(server).await;
+async fn limited(server: &DnsServer, client: &Client, query: &[u8], times: u64) -> BTreeSet<Vec<u8>> {
     let dropped = |server: &DnsServer| server.counts().get(Count::Dropped(Drop::Limited));
     let before = dropped(server);
     for _ in 0..times {
@@ -163,7 +221,8 @@ async fn the_limit_holds_for_every_kind_of_query() {
     let (others, zones) = (Arc::new(Counted::default()), Arc::new(Counted::default()));
     let builder = DnsServer::builder(network(1), names().await).limit(limit);
     let server = start(builder.other_names(Arc::clone(&others) as _).transfers(Arc::clone(&zones) as _)).await;
-    Client::of(&server).await.ask("pn1.^ SOA").await;
+    let client = Client::of(&server).await;
+    client.ask("pn1.^ SOA").await;
     for (query, expected) in [
         (eye::query("example.com A"), "NoError tc"),
         (eye::query("example.com A +do +rd"), "NoError tc rd OPT 0 1232 do"),
@@ -174,7 +233,7 @@ async fn the_limit_holds_for_every_kind_of_query() {
         (signed("pn1.^ SOA"), "NoError tc"),
         (vec![0; 12], "FormErr"),
     ] {
-        let replies = limited(&server, &query, 40).await;
+        let replies = limited(&server, &client, &query, 40).await;
         let described: Vec<String> = replies.iter().map(|reply| eye::describe(reply)).collect();
         assert!(described.iter().any(|said| said == expected), "{described:?}, not {expected}");
     }
