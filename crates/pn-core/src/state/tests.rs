@@ -63,7 +63,11 @@ fn enable(n: u128) -> NetworkRequest {
 
 /// Two projects with a network and an app each, three nodes.
 fn two_networks() -> State {
-    let mut state = State::new(Region::default());
+    two_networks_of(Region::default())
+}
+
+fn two_networks_of(region: Region) -> State {
+    let mut state = State::new(region);
     let mut changes = Vec::new();
     for n in [1, 2] {
         changes.push(Change::AddProject(Project::new(project(n), format!("p{n}").parse().unwrap())));
@@ -523,6 +527,27 @@ fn d17_a_replacement_takes_the_name_over_at_once() {
     state.apply(later, Change::Remove(container(1))).unwrap();
     state.apply(later, Change::Remove(container(1))).expect("L8: gone is gone");
     assert_eq!(name(&state), Some(vec![address(&state, 2)]));
+}
+
+/// Caches may know a name for as long as its TTL, whatever else a region says of draining.
+#[test]
+fn what_lost_its_name_drains_for_the_ttl_at_least() {
+    for (drain, ttl, expected) in [(5, 5, 5), (5, 60, 60), (0, 3, 3), (30, 5, 30), (0, 0, 0)] {
+        let mut policy = Policy::default();
+        (policy.drain, policy.ttl) = (Duration::from_secs(drain), Duration::from_secs(ttl));
+        let mut state = two_networks_of(Region::with_policy(policy));
+        state.apply(T0, start(1, slot(1, "web", 1), 1)).unwrap();
+        state.apply(T0, Change::Ready(container(1))).unwrap();
+        state.apply(T0, Change::Stop(container(1))).unwrap();
+        let until = T0.after(Duration::from_secs(expected));
+        if let Some(before) = until.as_millis().checked_sub(1).map(Timestamp::from_millis) {
+            assert_eq!(state.drained(network(1), before).count(), 0, "{drain} {ttl}");
+            let message = format!("container {} has to drain until {until}", container(1));
+            refused(&mut state, before, Change::Remove(container(1)), &message);
+        }
+        assert_eq!(state.drained(network(1), until).collect::<Vec<_>>(), [container(1)], "{drain} {ttl}");
+        state.apply(until, Change::Remove(container(1))).unwrap();
+    }
 }
 
 #[test]
