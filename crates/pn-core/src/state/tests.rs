@@ -186,6 +186,28 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
     }
 }
 
+/// Ports are declared alike with an app and later.
+#[test]
+fn ports_are_of_declared_types() {
+    let mut state = two_networks();
+    let of = |container_type: &str, ports: &str| App {
+        ports: [(container_type.parse().unwrap(), ports.parse().unwrap())].into(),
+        ..App::new(app(9), project(1), "x".parse().unwrap())
+    };
+    for ports in ["80/tcp", ""] {
+        let message = format!("app {} does not declare the container type worker: scale it first", app(9));
+        refused(&mut state, T0, Change::AddApp(of("worker", ports)), &message);
+    }
+    for (spelled, ports) in [("web", "80/tcp"), ("WEB", "80/tcp"), ("web", "")] {
+        let (mut with, mut later) = (state.clone(), state.clone());
+        let (container_type, declared) = (spelled.parse().unwrap(), ports.parse().unwrap());
+        with.apply(T0, Change::AddApp(of(spelled, ports))).unwrap();
+        later.apply(T0, Change::AddApp(App::new(app(9), project(1), "x".parse().unwrap()))).unwrap();
+        later.apply(T0, Change::DeclarePorts { app: app(9), container_type, ports: declared }).unwrap();
+        assert_eq!(format!("{:?}", with.app(app(9))), format!("{:?}", later.app(app(9))));
+    }
+}
+
 #[test]
 fn an_app_outside_a_private_network_starts_nothing_here() {
     let mut state = two_networks();

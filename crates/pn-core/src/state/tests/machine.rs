@@ -105,7 +105,9 @@ impl Model {
             Change::AddApp(new) => {
                 let known = self.projects.get(&new.project.as_u128());
                 let hds = new.hosting == Hosting::HealthData;
-                !self.apps.contains_key(&new.id.as_u128()) && known.is_some_and(|network| network.is_none() || !hds)
+                !self.apps.contains_key(&new.id.as_u128())
+                    && known.is_some_and(|network| network.is_none() || !hds)
+                    && new.ports.keys().all(|of_type| of_type.as_str().eq_ignore_ascii_case("web"))
             }
             Change::RemoveApp(id) => self.apps.contains_key(&id.as_u128()) && count(&|c| c.slot.app() == *id) == 0,
             Change::MoveApp { app, project } => {
@@ -224,10 +226,11 @@ impl Model {
             Change::AddApp(new) => {
                 let formation = new.formation.types().map(|(of_type, count)| (of_type.to_string(), count)).collect();
                 let hds = new.hosting == Hosting::HealthData;
-                self.apps.insert(
-                    new.id.as_u128(),
-                    ModelApp { project: new.project.as_u128(), hds, formation, ports: BTreeMap::new() },
-                );
+                let ports = new.ports.iter().filter_map(|(of_type, ports)| {
+                    Some((of_type.as_str().to_lowercase(), ports.iter().next()?.number.get()))
+                });
+                let ports = ports.collect();
+                self.apps.insert(new.id.as_u128(), ModelApp { project: new.project.as_u128(), hds, formation, ports });
             }
             Change::RemoveApp(id) => drop(self.apps.remove(&id.as_u128())),
             Change::MoveApp { app, project } => self.apps.get_mut(&app.as_u128()).unwrap().project = project.as_u128(),
@@ -388,6 +391,11 @@ fn new_node(n: u8, key: u8, mtu: u16, registration: u64, next: Option<u8>) -> No
     }
 }
 
+/// A TCP port, or none for 0.
+fn one_port(number: u16) -> Ports {
+    if number == 0 { Ports::default() } else { format!("{number}/tcp").parse().unwrap() }
+}
+
 /// Changes with few ids, so that most meet something.
 fn changes() -> impl Strategy<Value = Change> {
     let projects = || (1u128..=3).prop_map(project);
@@ -395,7 +403,7 @@ fn changes() -> impl Strategy<Value = Change> {
     let nodes = || 1u8..=3;
     let node_ids = || (1u128..=4).prop_map(node);
     let containers = || (1u128..=14).prop_map(container);
-    let types = || select(vec!["web", "worker", "Worker", "postdeploy", "7"]);
+    let types = || select(vec!["web", "WEB", "worker", "Worker", "postdeploy", "7"]);
     let formation =
         (types(), 0u32..=4).prop_map(|(of_type, count)| format!("{of_type}:{count}").parse::<Formation>().unwrap());
     let slots = (1u128..=3, select(vec!["web", "worker", "7"]), 1u32..=4)
@@ -420,9 +428,13 @@ fn changes() -> impl Strategy<Value = Change> {
         1 => projects().prop_map(Change::RemoveProject),
         4 => request.prop_map(Change::EnablePrivateNetwork),
         1 => projects().prop_map(Change::DisablePrivateNetwork),
-        4 => (apps(), projects(), hosting()).prop_map(|(id, project, hosting)| {
-            Change::AddApp(App { hosting, ..App::new(id, project, "a".parse().unwrap()) })
-        }),
+        4 => (apps(), projects(), hosting(), prop::option::weighted(0.3, (types(), 0u16..3))).prop_map(
+            |(id, project, hosting, ports)| {
+                let ports = ports.map(|(of_type, port)| (of_type.parse().unwrap(), one_port(port)));
+                let ports = ports.into_iter().collect();
+                Change::AddApp(App { hosting, ports, ..App::new(id, project, "a".parse().unwrap()) })
+            }
+        ),
         1 => apps().prop_map(Change::RemoveApp),
         1 => (apps(), projects()).prop_map(|(app, project)| Change::MoveApp { app, project }),
         1 => (apps(), hosting()).prop_map(|(app, hosting)| Change::SetHosting { app, hosting }),
@@ -431,7 +443,7 @@ fn changes() -> impl Strategy<Value = Change> {
         2 => (apps(), types(), 0u16..3).prop_map(|(app, of_type, port)| Change::DeclarePorts {
             app,
             container_type: of_type.parse().unwrap(),
-            ports: if port == 0 { Ports::default() } else { format!("{port}/tcp").parse().unwrap() },
+            ports: one_port(port),
         }),
         4 => a_node().prop_map(Change::AddNode),
         2 => a_node().prop_map(Change::UpdateNode),
