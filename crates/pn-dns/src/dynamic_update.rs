@@ -297,6 +297,7 @@ impl Connection {
             if !is_last {
                 (request, fitted) = make(&[]);
             }
+            assert!(is_last || fitted > 0, "no edit is as long as an update: records of others go as a set");
             self.exchange(&request).await?;
             if is_last {
                 return Ok(());
