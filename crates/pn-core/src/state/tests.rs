@@ -500,6 +500,37 @@ fn names_and_environment_are_the_products() {
 }
 
 #[test]
+fn a_region_names_its_variables() {
+    let mut policy = Policy::default();
+    policy.environment_prefix = "ACME".parse().unwrap();
+    let mut state = two_networks_of(Region::with_policy(policy));
+    state.apply(T0, start(1, slot(1, "web", 1), 1)).unwrap();
+    let names = state.environment(container(1)).unwrap().map(|(name, _)| name);
+    assert_eq!(names, ["ACME_PRIVATE_NETWORK_ID", "ACME_PRIVATE_HOSTNAME", "ACME_APPLICATION_ID"]);
+}
+
+/// Who accepted which terms, and when, is told by the network and by its record.
+#[test]
+fn accepted_terms_are_recorded() {
+    let mut state = State::new(Region::default());
+    let given = Terms {
+        accepted_by: "ada@example.com".parse().unwrap(),
+        version: "beta-2".parse().unwrap(),
+        accepted_at: Timestamp::from_millis(1_790_000_000_123),
+    };
+    state.apply(T0, Change::AddProject(Project::new(project(1), "p".parse().unwrap()))).unwrap();
+    let request = NetworkRequest { terms: Some(given.clone()), ..enable(1) };
+    state.apply(T0.after(Duration::from_secs(9)), Change::EnablePrivateNetwork(request)).unwrap();
+    let loaded = State::load(Region::default(), state.generation(), state.records()).unwrap();
+    for state in [&state, &loaded] {
+        let recorded = state.network_of(project(1)).unwrap().terms.as_ref().unwrap();
+        assert_eq!(recorded, &given);
+        assert_eq!((recorded.accepted_by.as_str(), recorded.version.as_str()), ("ada@example.com", "beta-2"));
+        assert_eq!(recorded.accepted_at.as_millis(), 1_790_000_000_123);
+    }
+}
+
+#[test]
 fn a_planner_that_missed_too_much_starts_again() {
     let mut state = two_networks();
     let mut planner = NodePlanner::new(&state, node(1));
