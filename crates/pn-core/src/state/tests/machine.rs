@@ -529,13 +529,15 @@ proptest! {
 
 /// A node's plan is the same from its share, from the whole, kept up to date, and planned from nothing.
 fn check_slices(state: &State, planners: &mut [NodePlanner], n: usize) -> Result<(), TestCaseError> {
-    let plan = state.plan();
+    let (plan, planners_count) = (state.plan(), planners.len());
     for (index, planner) in planners.iter_mut().enumerate() {
         let id = node(index as u128 + 1);
         prop_assert_eq!(&plan.node(id), &state.node_plan(id), "a slice differs from the share");
         let from_share = State::load(Region::default(), state.generation(), state.share(id)).unwrap();
         prop_assert_eq!(&from_share.node_plan(id), &plan.node(id), "what a node knows is not enough, or too much");
-        same_text(&from_share.node_plan(id), &plan.node(id))?;
+        if n % planners_count == index {
+            same_text(&from_share.node_plan(id), &plan.node(id))?;
+        }
         // One planner catches up at once, the others ever more rarely.
         if n.is_multiple_of(index * index + 1) {
             prop_assert_eq!(planner.update(state), &plan.node(id), "a planner differs from a new plan");
