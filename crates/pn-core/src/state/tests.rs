@@ -501,8 +501,7 @@ fn names_and_environment_are_the_products() {
 
 #[test]
 fn a_region_names_its_variables() {
-    let mut policy = Policy::default();
-    policy.environment_prefix = "ACME".parse().unwrap();
+    let policy = Policy { environment_prefix: "ACME".parse().unwrap(), ..Policy::default() };
     let mut state = two_networks_of(Region::with_policy(policy));
     state.apply(T0, start(1, slot(1, "web", 1), 1)).unwrap();
     let names = state.environment(container(1)).unwrap().map(|(name, _)| name);
@@ -586,8 +585,8 @@ fn d17_a_replacement_takes_the_name_over_at_once() {
 #[test]
 fn what_lost_its_name_drains_for_the_ttl_at_least() {
     for (drain, ttl, expected) in [(5, 5, 5), (5, 60, 60), (0, 3, 3), (30, 5, 30), (0, 0, 0)] {
-        let mut policy = Policy::default();
-        (policy.drain, policy.ttl) = (Duration::from_secs(drain), Duration::from_secs(ttl));
+        let [drain_for, ttl_for] = [drain, ttl].map(Duration::from_secs);
+        let policy = Policy { drain: drain_for, ttl: ttl_for, ..Policy::default() };
         let mut state = two_networks_of(Region::with_policy(policy));
         state.apply(T0, start(1, slot(1, "web", 1), 1)).unwrap();
         state.apply(T0, Change::Ready(container(1))).unwrap();
