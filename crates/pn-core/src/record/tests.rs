@@ -235,3 +235,17 @@ fn records_of_others_are_refused() {
         }
     }
 }
+
+/// The same records again change nothing, of the nodes that the project shares with others either.
+#[test]
+fn a_project_is_replaced_by_itself() {
+    let (mut state, before) = (state(), state());
+    for n in 1..=3 {
+        let project = ProjectId::from_u128(n);
+        state.replace_project(state.generation(), project, state.records_of(project)).unwrap();
+        assert_eq!((&state, state.plan()), (&before, before.plan()));
+        for node in (1..=3).map(NodeId::from_u128) {
+            assert_eq!(state.node_plan(node), before.node_plan(node));
+        }
+    }
+}
