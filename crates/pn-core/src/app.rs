@@ -233,6 +233,13 @@ mod tests {
     }
 
     #[test]
+    fn a_new_app_has_one_web_container() {
+        let app = App::new(AppId::from_u128(1), ProjectId::from_u128(2), "api".parse().unwrap());
+        assert_eq!(app.formation.to_string(), "web:1");
+        assert_eq!((app.hosting, app.ports.is_empty()), (Hosting::Ordinary, true));
+    }
+
+    #[test]
     fn scaling_keeps_what_is_not_named() {
         let scaled = Formation::web(1).scaled(&"worker:2".parse().unwrap()).unwrap();
         assert_eq!(scaled.to_string(), "web:1 worker:2");

@@ -7,6 +7,7 @@ use crate::container_type::TypeProfile;
 use crate::label::Label;
 use crate::net::Vni;
 use crate::subnet::Subnet;
+use crate::time::Timestamp;
 
 /// Whether something that needs a condition may go without it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +41,8 @@ pub struct Policy {
     pub vni_rest: Duration,
     /// Time to live of positive DNS answers: 5 s.
     pub ttl: Duration,
-    /// How long a container that lost its name keeps its address at least before it is removed: as long as the name lives
-    /// in caches, 5 s.
+    /// How long a container that lost its name keeps its address at least before it is removed: 5 s. It is never less than
+    /// [`ttl`](Self::ttl), as long as the name lives in caches.
     pub drain: Duration,
     /// Which container types apps may have: every label.
     pub types: TypeProfile,
@@ -73,6 +74,13 @@ impl Default for Policy {
             empty_project: Requirement::Required,
             ordinary_hosting: Requirement::Required,
         }
+    }
+}
+
+impl Policy {
+    /// Returns when a container that lost its name at a moment has drained.
+    pub(crate) fn drained_at(&self, since: Timestamp) -> Timestamp {
+        since.after(self.drain.max(self.ttl))
     }
 }
 

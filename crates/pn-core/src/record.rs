@@ -1,5 +1,6 @@
 //! Records: the state as a list of what exists, to be stored, followed and put together again.
 
+use core::fmt;
 use core::net::Ipv4Addr;
 use std::collections::BTreeSet;
 
@@ -15,7 +16,7 @@ use crate::project::Project;
 use crate::state::State;
 use crate::time::Timestamp;
 
-/// Something that exists, with every decision that was made about it.
+/// Something that exists, with every decision that was made about it. Its `Display` says which it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Record {
@@ -33,6 +34,20 @@ pub enum Record {
     Rest(Rest),
     /// The number whose turn it is to be given; 1 where it is not recorded.
     Next(Numbers, u32),
+}
+
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Project(project) => write!(f, "project {}", project.id),
+            Self::App(app) => write!(f, "app {}", app.id),
+            Self::Network(network) => write!(f, "private network {}", network.id),
+            Self::Node(node) => write!(f, "node {}", node.id),
+            Self::Container(container) => write!(f, "container {}", container.id),
+            Self::Rest(rest) => write!(f, "{rest:?}"),
+            Self::Next(of, number) => write!(f, "the turn of {number} of {of:?}"),
+        }
+    }
 }
 
 /// A number that was given back, who may have it again at once, and since when it rests.
@@ -80,6 +95,9 @@ pub enum LoadError {
     /// An app belongs to a project that is not recorded.
     #[error("app {app} belongs to project {project}, which is not recorded")]
     AppProject { app: AppId, project: ProjectId },
+    /// What stands among the records of one project is another's, a node, or the region's.
+    #[error("{what} is not of project {project}, whose records these are")]
+    Foreign { what: String, project: ProjectId },
     /// A network belongs to a project that is not recorded, or that has another.
     #[error("private network {network} belongs to project {project}, which is not recorded or has another")]
     NetworkProject { network: NetworkId, project: ProjectId },

@@ -253,7 +253,7 @@ impl State {
 
     /// Returns the containers of a network that have drained long enough to be removed.
     pub fn drained(&self, network: NetworkId, now: Timestamp) -> impl Iterator<Item = ContainerId> {
-        let drained = move |container: &Container| matches!(container.phase, Phase::Draining { since } if since.after(self.policy.drain) <= now);
+        let drained = move |container: &Container| matches!(container.phase, Phase::Draining { since } if self.policy.drained_at(since) <= now);
         self.containers(network).filter(drained).map(|container| container.id)
     }
 

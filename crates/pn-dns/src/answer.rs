@@ -228,10 +228,29 @@ pub(crate) fn is_of_known_client(query: &[u8], cookies: &Cookies<'_>) -> bool {
     cookie.is_some_and(|cookie| cookies.is_valid(&cookie))
 }
 
-/// Makes a reply one that says nothing but that there is more to say over TCP, and returns its length.
+/// Returns whether a message may get a reply.
 #[cfg(feature = "server")]
-pub(crate) fn truncated(reply: &mut [u8]) -> usize {
-    crate::wire::truncate(reply)
+pub(crate) fn is_query(message: &[u8]) -> bool {
+    Header::of_query(message).is_some()
+}
+
+/// Answers a query with nothing but that there is more to say over TCP, or with what is wrong with it.
+#[cfg(feature = "server")]
+pub(crate) fn respond_truncated(view: &View<'_>, query: &[u8], reply: &mut Vec<u8>) {
+    let Some(header) = Header::of_query(query) else {
+        return;
+    };
+    let query = match Query::parse(header, query) {
+        Ok(query) => query,
+        Err(rcode) => return header.reply(rcode, reply),
+    };
+    let extra = Extra { nsid: view.nsid, cookies: view.cookies };
+    let mut writer = Writer::new(&query, limit(Transport::Udp, query.payload()), extra, reply);
+    if query.is_of_the_future() {
+        return writer.finish(Rcode::BadVers);
+    }
+    writer.set_truncated();
+    writer.finish(Rcode::NoError);
 }
 
 /// Returns how long a reply may be, in octets (RFC 6891 §6.2.3).

@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::Zone;
-use crate::messages::{Contents, Edit, PeerError, Prerequisite, Request, Transfer, TsigKey, ZoneSoa};
+use crate::messages::{Contents, Edit, PeerError, Prerequisite, RECORDS_LIMIT, Request, Transfer, TsigKey, ZoneSoa};
 use crate::records::Side;
 use crate::zone::ReverseZone;
 
@@ -174,7 +174,8 @@ impl DynamicUpdate {
             };
             (soa, of(published.plan.as_deref()), of(plan.map(Arc::as_ref)), Marker::Ours(there.marker))
         } else {
-            let (soa, mut have) = connection.transfer(self).await?;
+            let plans = [published.plan.as_deref(), plan.map(Arc::as_ref)];
+            let (soa, mut have) = connection.transfer(self, records_limit(self.side, plans)).await?;
             let before = have.remove(&marker_key()).map_or(Marker::Missing, |found| read_marker(&found));
             (soa, have, plan.map_or_else(Contents::new, |plan| contents(self.side, plan, None)), before)
         };
@@ -267,8 +268,9 @@ impl Connection {
         })
     }
 
-    async fn transfer(&mut self, zone: &DynamicUpdate) -> Result<(ZoneSoa, Contents), PeerError> {
+    async fn transfer(&mut self, zone: &DynamicUpdate, limit: usize) -> Result<(ZoneSoa, Contents), PeerError> {
         let (message, mut transfer) = Transfer::request(&zone.zone, Some(&zone.key), fastrand::u16(..), now());
+        transfer.limit = limit;
         self.send(&message).await?;
         while !transfer.read(self.receive().await?, now())? {}
         transfer.finish()
@@ -297,6 +299,7 @@ impl Connection {
             if !is_last {
                 (request, fitted) = make(&[]);
             }
+            assert!(is_last || fitted > 0, "no edit is as long as an update: records of others go as a set");
             self.exchange(&request).await?;
             if is_last {
                 return Ok(());
@@ -333,6 +336,12 @@ impl Connection {
     }
 }
 
+/// Returns how many records are read of a zone at most: twice as many as plans put there, where that is more than enough for anybody.
+fn records_limit(side: Side, plans: [Option<&ZonePlan>; 2]) -> usize {
+    let records = |plan: &ZonePlan| plan.apps.iter().map(|names| side.records_of(plan, names.app).count()).sum();
+    plans.into_iter().flatten().map(records).fold(RECORDS_LIMIT, |limit, records: usize| limit.max(2 * records))
+}
+
 /// Returns the seconds since 1970, which signatures are bound to.
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
@@ -346,3 +355,29 @@ const ATTEMPTS: usize = 4;
 
 /// Time to live of denials in a zone without names, in seconds.
 const NEGATIVE_TTL: u32 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{Model, network};
+
+    /// What a plan of ours puts there is read again, however much it is.
+    #[test]
+    fn no_zone_of_ours_is_too_large() {
+        let mut model = Model::new();
+        model.app(1, 1, "web:800");
+        let small = Arc::clone(&model.zones().zones[&network(1)]);
+        for index in 1..=800 {
+            model.run(1, "web", index);
+        }
+        let ports: String = (1..=700).map(|port| format!("{port}/tcp ")).collect();
+        model.listen(1, "web", &ports);
+        let large = Arc::clone(&model.zones().zones[&network(1)]);
+        // Each container has a name, its type's, its app's, and one for each port.
+        let records = 800 * (3 + 700);
+        assert_eq!(records_limit(Side::Forward, [None, Some(&small)]), RECORDS_LIMIT);
+        for plans in [[Some(&*small), Some(&*large)], [Some(&*large), None]] {
+            assert_eq!(records_limit(Side::Forward, plans), 2 * records);
+        }
+    }
+}

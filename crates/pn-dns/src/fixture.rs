@@ -142,6 +142,19 @@ pub(crate) fn crowd(container_type: &str, count: u32) -> Zone {
     model.zone(1)
 }
 
+/// Network 3 with IPv6, whose app 1 runs this many containers of a type.
+pub(crate) fn dual_stack_crowd(container_type: &str, count: u32) -> Model {
+    let mut model = Model::new();
+    let mut request = NetworkRequest::new(ProjectId::from_u128(3), network(3), terms());
+    request.families = Families::DualStack;
+    model.network(request);
+    model.app(1, 3, &format!("{container_type}:{count}"));
+    for index in 1..=count {
+        model.run(1, container_type, index);
+    }
+    model
+}
+
 pub(crate) fn network(n: u128) -> NetworkId {
     NetworkId::from_u128(n)
 }

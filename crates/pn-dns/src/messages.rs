@@ -18,7 +18,7 @@ use domain::tsig::{ClientTransaction, ValidationError};
 
 use pn_core::ErrorKind;
 
-pub(crate) use self::incoming::Transfer;
+pub(crate) use self::incoming::{RECORDS_LIMIT, Transfer};
 pub use self::key::{TsigAlgorithm, TsigKey, TsigKeyError};
 
 mod incoming;

@@ -320,22 +320,6 @@ pub(crate) fn read_reply(id: u16, name: &[u8], reply: &[u8]) -> Result<Reply, St
     })
 }
 
-/// Takes everything behind the question out of a reply of ours, says so, and returns what is left of its length.
-#[cfg(feature = "server")]
-pub(crate) fn truncate(reply: &mut [u8]) -> usize {
-    let Some(header) = Header::read(reply) else {
-        return reply.len();
-    };
-    let end = if header.counts[0] == 1 {
-        Query::parse_question(header, reply).map_or(HEADER, |query| HEADER + query.question.len())
-    } else {
-        HEADER
-    };
-    put(reply, 2, header.flags | TC);
-    reply[6..HEADER].fill(0);
-    end
-}
-
 /// Writes a 16-bit number at an offset.
 fn put(octets: &mut [u8], offset: usize, word: u16) {
     octets[offset..offset + 2].copy_from_slice(&word.to_be_bytes());

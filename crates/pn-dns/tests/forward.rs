@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Edns, Message, MessageType, Query, ResponseCode};
 use hickory_proto::rr::rdata::opt::EdnsCode;
@@ -331,6 +331,58 @@ async fn answers_and_denials_are_kept_as_long_as_they_say() {
     let before = upstream.asked().0;
     ask(&forwarder, &query("www.example.", RecordType::AAAA), Transport::Udp).await;
     assert_eq!(upstream.asked().0 - before, 1);
+}
+
+/// What is kept grows old as it says, and is asked for again when its time is over.
+#[tokio::test]
+async fn what_is_kept_counts_down_and_ends() {
+    const TTL: u32 = 2;
+    let upstream = Upstream::start(|query| {
+        let mut reply = good(query);
+        reply.answers[0].ttl = TTL;
+        vec![(Sender::Itself, reply)]
+    })
+    .await;
+    let (forwarder, query) = (forwarder(&[&upstream]), query("www.example.", RecordType::A));
+    let begin = Instant::now();
+    let mut seen = Vec::new();
+    loop {
+        let reply = ask(&forwarder, &query, Transport::Udp).await;
+        if upstream.asked().0 > 1 {
+            assert_eq!(reply.answers[0].ttl, TTL, "it begins again");
+            break;
+        }
+        seen.push(reply.answers[0].ttl);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(begin.elapsed() >= Duration::from_secs(TTL.into()), "{:?}", begin.elapsed());
+    assert!(seen.is_sorted_by(|before, after| before >= after), "{seen:?}");
+    seen.dedup();
+    assert!(seen.first() == Some(&TTL) && seen.contains(&1) && seen.len() <= 3, "{seen:?}");
+}
+
+/// However many names are asked for, no more than 8 192 answers are kept: the others are asked for again. The cache takes entries out
+/// some dozens at a time.
+#[tokio::test]
+async fn the_cache_is_bounded() {
+    const KEPT: usize = 8192;
+    const NAMES: usize = KEPT + 2048;
+    let upstream = Upstream::good().await;
+    let forwarder = forwarder(&[&upstream]);
+    for round in 0..2 {
+        let before = upstream.asked().0;
+        for name in 0..NAMES {
+            assert_eq!(addresses(&forwarder, &format!("n{name}.example.")).await, [GOOD]);
+        }
+        let asked = upstream.asked().0 - before;
+        if round == 0 {
+            assert_eq!(asked, NAMES);
+        } else {
+            let known = NAMES - asked;
+            assert!(known <= KEPT + 512, "{known} answers were kept");
+            assert!(known >= KEPT / 4, "{known} answers were kept");
+        }
+    }
 }
 
 #[tokio::test]

@@ -275,7 +275,9 @@ fn updates(options: &Options, questions: &mut [Vec<u8>], servers: &mut [(Running
             // Enough to keep the server busy, and so little that a question does not wait long behind others.
             let mut load = Load::new(running.address, (4, 16), questions)?;
             let loaded = update::visible_ms(running, loaded.clone(), Some(&mut load))?;
-            figures.add("lost_in_updates", load.run.lost as f64);
+            let run = load.finish();
+            check(running.server, run)?;
+            figures.add("lost_in_updates", run.lost as f64);
             for (times, p50, p99) in
                 [(idle, "update_ms", "update_p99_ms"), (loaded, "loaded_update_ms", "loaded_update_p99_ms")]
             {

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct Running {
     pub(crate) server: Server,
     pub(crate) address: SocketAddr,
-    /// From its start, or for ours from the plan, to its first right answer.
+    /// From its start, or for ours from the plan, to its first right answer; without a meaning for the echo.
     pub(crate) load_s: f64,
     child: Child,
     /// What is written to our server; closed to end it.
@@ -71,8 +71,12 @@ impl Running {
             let said = running.child.stdout.take().map(BufReader::new);
             said.ok_or(io::ErrorKind::BrokenPipe)?.read_line(&mut line)?;
             running.load_s = line.trim().parse().map_err(|_| running.failed("said nothing"))?;
+        }
+        if server == Server::Echo {
             return Ok(running);
         }
+        // Ours has said how long it took to load.
+        let (begin, before) = if is_ours { (Instant::now(), running.load_s) } else { (begin, 0.0) };
         while running.ask(setup.known.0) != Some(Reply::Addresses(vec![setup.known.1])) {
             if let Some(status) = running.child.try_wait()? {
                 return Err(running.failed(&format!("ended with {status}")));
@@ -81,7 +85,7 @@ impl Running {
                 return Err(running.failed("did not answer"));
             }
         }
-        running.load_s = begin.elapsed().as_secs_f64();
+        running.load_s = before + begin.elapsed().as_secs_f64();
         Ok(running)
     }
 

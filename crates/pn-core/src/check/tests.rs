@@ -119,6 +119,28 @@ fn nodes_that_share_or_are_missing_are_found() {
 }
 
 #[test]
+fn a_peer_that_a_node_lacks_is_found() {
+    let (one, two) = (NodeId::from_u128(1), NodeId::from_u128(2));
+    let mut on_one = plan().node(one);
+    assert!(Arc::make_mut(&mut on_one.peers).remove(&two).is_some());
+    let found = on_one.check(&Limits::default());
+    let containers = [11, 13, 21, 23].map(ContainerId::from_u128);
+    let missing = |container: &ContainerId| {
+        let network = network(container.as_u128() / 10);
+        format!("container {container} of network {network} is on node {two}, which the plan does not have")
+    };
+    let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+    assert_eq!(found, containers.iter().map(missing).collect::<Vec<_>>());
+    let mut on_two = plan().node(two);
+    on_two.host = None;
+    let found = on_two.check(&Limits::default());
+    assert!(
+        !found.is_empty()
+            && found.iter().all(|finding| matches!(finding, Finding::UnknownNode { node, .. } if *node == two))
+    );
+}
+
+#[test]
 fn n9_what_a_kernel_cannot_hold_is_found() {
     let limits = Limits { neighbours: 3, bridge_ports: 1 };
     let found: Vec<_> = plan().check(&limits).iter().map(ToString::to_string).collect();

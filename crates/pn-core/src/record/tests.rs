@@ -144,16 +144,24 @@ fn records_that_are_refused_leave_a_state_as_it_was() {
         ("private network pn-00000000-0000-0000-0000-000000000002 is recorded twice", |record| {
             if let Record::Network(network) = record {
                 network.id = NetworkId::from_u128(2);
+            } else if let Record::Next(of, _) = record {
+                *of = Numbers::Addresses(NetworkId::from_u128(2));
             }
         }),
-        ("which is not recorded or has another", |record| {
-            if let Record::Network(network) = record {
-                (network.id, network.project) = (NetworkId::from_u128(9), ProjectId::from_u128(2));
+        ("fills a slot that another fills", |record| {
+            if let Record::Container(container) = record
+                && container.is_live()
+            {
+                container.slot = Slot::new(AppId::from_u128(1), ContainerType::web(), 1).unwrap();
+                container.phase = Phase::Ready;
             }
         }),
         ("app ap-00000000-0000-0000-0000-000000000002 is recorded twice", |record| {
+            let other = AppId::from_u128(2);
             if let Record::App(app) = record {
-                app.id = AppId::from_u128(2);
+                app.id = other;
+            } else if let Record::Container(container) = record {
+                container.slot = Slot::new(other, ContainerType::web(), container.slot.index()).unwrap();
             }
         }),
         ("is recorded twice", |record| {
@@ -177,6 +185,67 @@ fn records_that_are_refused_leave_a_state_as_it_was() {
         assert_eq!((state.records(), state.plan()), (before, plan), "{error}");
         for container in [12, 22, 32].map(ContainerId::from_u128) {
             assert!(state.container(container).is_some_and(|found| found.id == container), "{error}");
+        }
+    }
+}
+
+/// What is not of the project is refused before anything is taken apart, whatever stands behind it.
+#[test]
+fn records_of_others_are_refused() {
+    let project = ProjectId::from_u128(1);
+    let (before, others) = (state(), ProjectId::from_u128(2));
+    let network = NetworkId::from_u128(2);
+    let container = Container {
+        id: ContainerId::from_u128(99),
+        slot: Slot::new(AppId::from_u128(2), ContainerType::web(), 9).unwrap(),
+        node: NodeId::from_u128(1),
+        address: Ipv4Addr::new(10, 240, 0, 99),
+        phase: Phase::Ready,
+    };
+    let since = Timestamp::from_millis(9);
+    let rest = Rest::Address { network, address: Ipv4Addr::new(10, 240, 0, 98), slot: container.slot, since };
+    let app = App::new(AppId::from_u128(99), others, "x".parse().unwrap());
+    let known = NodeId::from_u128(9);
+    let mut node = before.node(NodeId::from_u128(1)).cloned().unwrap();
+    (node.id, node.underlay, node.tunnel_address) = (known, ([192, 0, 2, 9], 51820).into(), [100, 64, 0, 9].into());
+    let vni = Vni::new(9).unwrap();
+    let mut named = before.network(network).cloned().unwrap();
+    (named.id, named.vni) = (NetworkId::from_u128(99), vni);
+    for foreign in [
+        Record::Container(container),
+        Record::Rest(rest),
+        Record::Next(Numbers::Addresses(network), 9),
+        Record::App(app),
+        Record::Node(node),
+        Record::Project(Project::new(ProjectId::from_u128(99), "x".parse().unwrap())),
+        Record::Network(named),
+        Record::Rest(Rest::Vni { vni, network: NetworkId::from_u128(99), since }),
+        Record::Next(Numbers::Vnis, 9),
+    ] {
+        let what = foreign.to_string();
+        // What comes last is refused as well, and would have been the end of what was put in before.
+        let twice = before.records_of(project).pop().unwrap();
+        for last in [None, Some(twice)] {
+            let mut state = before.clone();
+            let plan = state.plan();
+            let records = state.records_of(project).into_iter().chain([foreign.clone()]).chain(last);
+            let error = state.replace_project(state.generation().next(), project, records).unwrap_err();
+            assert_eq!(error, LoadError::Foreign { what: what.clone(), project });
+            assert_eq!((&state, state.plan()), (&before, plan), "{what}");
+        }
+    }
+}
+
+/// The same records again change nothing, of the nodes that the project shares with others either.
+#[test]
+fn a_project_is_replaced_by_itself() {
+    let (mut state, before) = (state(), state());
+    for n in 1..=3 {
+        let project = ProjectId::from_u128(n);
+        state.replace_project(state.generation(), project, state.records_of(project)).unwrap();
+        assert_eq!((&state, state.plan()), (&before, before.plan()));
+        for node in (1..=3).map(NodeId::from_u128) {
+            assert_eq!(state.node_plan(node), before.node_plan(node));
         }
     }
 }

@@ -152,7 +152,7 @@ impl State {
         let Phase::Draining { since } = member.phase.get() else {
             return Err(ApplyError::Live { container: id });
         };
-        let until = since.after(self.policy.drain);
+        let until = self.policy.drained_at(since);
         if now < until {
             return Err(ApplyError::StillDraining { container: id, until });
         }

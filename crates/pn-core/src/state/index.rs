@@ -76,30 +76,47 @@ impl Eq for Index {}
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
+
+    /// Makes a number that looks like none of its neighbours (SplitMix64, twice).
+    fn scrambled(n: u64) -> u128 {
+        let half = |n: u64| {
+            let n = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let n = (n ^ n >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let n = (n ^ n >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            n ^ n >> 31
+        };
+        u128::from(half(n)) << 64 | u128::from(half(!n))
+    }
 
     #[test]
     fn ids_with_the_same_hash_are_told_apart() {
         let mut index = Index::default();
         let place = |n: u32| Place { vni: Vni::new(n).unwrap(), ordinal: n };
+        // Of numbers that follow each other, no two have one hash: these are as random as ids are.
+        let id = |n: u32| ContainerId::from_u128(scrambled(n.into()));
         // Of 400 000 ids of 32 bits, some have the same hash: 18 pairs on average.
         let ids = 1..=400_000;
+        let hashes: HashSet<u32> = ids.clone().map(|n| index.hash(id(n))).collect();
+        assert!(hashes.len() < 400_000, "no two have the same hash");
         for n in ids.clone() {
-            index.insert(ContainerId::from_u128(n.into()), place(n));
+            index.insert(id(n), place(n));
         }
         let is_at = |n: u32| move |found: Place| found == place(n);
         for n in ids.clone() {
-            assert_eq!(index.find(ContainerId::from_u128(n.into()), is_at(n)), Some(place(n)));
+            assert_eq!(index.find(id(n), is_at(n)), Some(place(n)));
         }
         for n in ids.clone().filter(|n| n % 2 == 0) {
-            let id = ContainerId::from_u128(n.into());
+            let id = id(n);
             // At another place it is somebody else.
             index.remove(id, place(n + 1));
             index.remove(id, place(n));
         }
         for n in ids {
             let expected = (n % 2 == 1).then(|| place(n));
-            assert_eq!(index.find(ContainerId::from_u128(n.into()), is_at(n)), expected, "{n}");
+            assert_eq!(index.find(id(n), is_at(n)), expected, "{n}");
         }
     }
 }

@@ -93,19 +93,24 @@ impl State {
     /// Puts other records in the place of everything that is recorded of a project, as of a generation.
     ///
     /// # Errors
-    /// [`LoadError`] where the records contradict each other or the nodes of this state, which is then as it was.
+    /// [`LoadError`] where a record is not of the project, or where the records contradict each other or the nodes of this
+    /// state, which is then as it was.
     pub fn replace_project(
         &mut self,
         generation: Generation,
         project: ProjectId,
         records: impl IntoIterator<Item = Record>,
     ) -> Result<(), LoadError> {
-        let before = self.records_of(project);
+        let records: Vec<Record> = records.into_iter().collect();
+        refuse_foreign(project, &records)?;
+        let (before, clock) = (self.records_of(project), self.clock);
         self.unload_project(project);
         let loaded = self.load_records(records);
         if loaded.is_err() {
+            // Nothing of another project was touched, so that this takes away all that was put in.
             self.unload_project(project);
             self.load_records(before).expect("they were loaded before");
+            self.clock = clock;
         }
         if let Some(network) = self.projects.get(&project).and_then(|state| state.network) {
             self.touch(network);
@@ -265,6 +270,32 @@ impl State {
 
     fn network_of_app(&self, app: crate::AppId) -> Option<NetworkId> {
         self.projects.get(&self.apps.get(&app)?.project)?.network
+    }
+}
+
+/// Refuses records that are not of a project: of what does not say so itself, the app or the network has to be among them.
+fn refuse_foreign(project: ProjectId, records: &[Record]) -> Result<(), LoadError> {
+    let (mut apps, mut networks) = (BTreeSet::new(), BTreeSet::new());
+    for record in records {
+        if let Record::App(app) = record {
+            apps.insert(app.id);
+        } else if let Record::Network(network) = record {
+            networks.insert(network.id);
+        }
+    }
+    let is_own = |record: &&Record| match record {
+        Record::Project(own) => own.id == project,
+        Record::App(app) => app.project == project,
+        Record::Network(network) => network.project == project,
+        Record::Container(container) => apps.contains(&container.slot.app()),
+        Record::Rest(Rest::Address { network, .. }) | Record::Next(Numbers::Addresses(network), _) => {
+            networks.contains(network)
+        }
+        Record::Node(_) | Record::Rest(Rest::Vni { .. }) | Record::Next(Numbers::Vnis, _) => false,
+    };
+    match records.iter().find(|record| !is_own(record)) {
+        Some(record) => Err(LoadError::Foreign { what: record.to_string(), project }),
+        None => Ok(()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Changes of projects, their private networks and their apps.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::network::NetworkState;
 use super::{ApplyError, ProjectState, State};
@@ -90,12 +90,13 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn add_app(&mut self, app: App) -> Result<(), ApplyError> {
+    pub(super) fn add_app(&mut self, mut app: App) -> Result<(), ApplyError> {
         let (id, project) = (app.id, app.project);
         if self.apps.contains_key(&id) {
             return Err(ApplyError::AppExists { app: id });
         }
         self.check_types(id, &app.formation)?;
+        app.ports = declared_ports(&app)?;
         self.admit(project, id, app.hosting)?;
         let state = self.projects.get_mut(&project).expect("it admitted the app");
         state.apps.insert(id);
@@ -223,6 +224,19 @@ impl State {
             count => Err(ApplyError::AppHasContainers { app: id, count }),
         }
     }
+}
+
+/// Returns the ports of an app's declared types, as those spell themselves; refuses those of others.
+fn declared_ports(app: &App) -> Result<BTreeMap<ContainerType, Ports>, ApplyError> {
+    let declared = |(container_type, ports): (&ContainerType, &Ports)| match app.formation.declared(container_type) {
+        Some((declared, _)) => Ok((*declared, ports.clone())),
+        None => Err(ApplyError::UndeclaredType { app: app.id, container_type: *container_type }),
+    };
+    let ports: Result<BTreeMap<_, _>, _> = app.ports.iter().map(declared).collect();
+    ports.map(|mut ports| {
+        ports.retain(|_, ports| !ports.is_empty());
+        ports
+    })
 }
 
 impl ProjectState {

@@ -63,7 +63,11 @@ fn enable(n: u128) -> NetworkRequest {
 
 /// Two projects with a network and an app each, three nodes.
 fn two_networks() -> State {
-    let mut state = State::new(Region::default());
+    two_networks_of(Region::default())
+}
+
+fn two_networks_of(region: Region) -> State {
+    let mut state = State::new(region);
     let mut changes = Vec::new();
     for n in [1, 2] {
         changes.push(Change::AddProject(Project::new(project(n), format!("p{n}").parse().unwrap())));
@@ -179,6 +183,28 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
         (Change::Stop(container(9)), format!("container {} does not exist", container(9))),
     ] {
         refused(&mut state, T0, change, &message);
+    }
+}
+
+/// Ports are declared alike with an app and later.
+#[test]
+fn ports_are_of_declared_types() {
+    let mut state = two_networks();
+    let of = |container_type: &str, ports: &str| App {
+        ports: [(container_type.parse().unwrap(), ports.parse().unwrap())].into(),
+        ..App::new(app(9), project(1), "x".parse().unwrap())
+    };
+    for ports in ["80/tcp", ""] {
+        let message = format!("app {} does not declare the container type worker: scale it first", app(9));
+        refused(&mut state, T0, Change::AddApp(of("worker", ports)), &message);
+    }
+    for (spelled, ports) in [("web", "80/tcp"), ("WEB", "80/tcp"), ("web", "")] {
+        let (mut with, mut later) = (state.clone(), state.clone());
+        let (container_type, declared) = (spelled.parse().unwrap(), ports.parse().unwrap());
+        with.apply(T0, Change::AddApp(of(spelled, ports))).unwrap();
+        later.apply(T0, Change::AddApp(App::new(app(9), project(1), "x".parse().unwrap()))).unwrap();
+        later.apply(T0, Change::DeclarePorts { app: app(9), container_type, ports: declared }).unwrap();
+        assert_eq!(format!("{:?}", with.app(app(9))), format!("{:?}", later.app(app(9))));
     }
 }
 
@@ -474,6 +500,36 @@ fn names_and_environment_are_the_products() {
 }
 
 #[test]
+fn a_region_names_its_variables() {
+    let policy = Policy { environment_prefix: "ACME".parse().unwrap(), ..Policy::default() };
+    let mut state = two_networks_of(Region::with_policy(policy));
+    state.apply(T0, start(1, slot(1, "web", 1), 1)).unwrap();
+    let names = state.environment(container(1)).unwrap().map(|(name, _)| name);
+    assert_eq!(names, ["ACME_PRIVATE_NETWORK_ID", "ACME_PRIVATE_HOSTNAME", "ACME_APPLICATION_ID"]);
+}
+
+/// Who accepted which terms, and when, is told by the network and by its record.
+#[test]
+fn accepted_terms_are_recorded() {
+    let mut state = State::new(Region::default());
+    let given = Terms {
+        accepted_by: "ada@example.com".parse().unwrap(),
+        version: "beta-2".parse().unwrap(),
+        accepted_at: Timestamp::from_millis(1_790_000_000_123),
+    };
+    state.apply(T0, Change::AddProject(Project::new(project(1), "p".parse().unwrap()))).unwrap();
+    let request = NetworkRequest { terms: Some(given.clone()), ..enable(1) };
+    state.apply(T0.after(Duration::from_secs(9)), Change::EnablePrivateNetwork(request)).unwrap();
+    let loaded = State::load(Region::default(), state.generation(), state.records()).unwrap();
+    for state in [&state, &loaded] {
+        let recorded = state.network_of(project(1)).unwrap().terms.as_ref().unwrap();
+        assert_eq!(recorded, &given);
+        assert_eq!((recorded.accepted_by.as_str(), recorded.version.as_str()), ("ada@example.com", "beta-2"));
+        assert_eq!(recorded.accepted_at.as_millis(), 1_790_000_000_123);
+    }
+}
+
+#[test]
 fn a_planner_that_missed_too_much_starts_again() {
     let mut state = two_networks();
     let mut planner = NodePlanner::new(&state, node(1));
@@ -523,6 +579,27 @@ fn d17_a_replacement_takes_the_name_over_at_once() {
     state.apply(later, Change::Remove(container(1))).unwrap();
     state.apply(later, Change::Remove(container(1))).expect("L8: gone is gone");
     assert_eq!(name(&state), Some(vec![address(&state, 2)]));
+}
+
+/// Caches may know a name for as long as its TTL, whatever else a region says of draining.
+#[test]
+fn what_lost_its_name_drains_for_the_ttl_at_least() {
+    for (drain, ttl, expected) in [(5, 5, 5), (5, 60, 60), (0, 3, 3), (30, 5, 30), (0, 0, 0)] {
+        let [drain_for, ttl_for] = [drain, ttl].map(Duration::from_secs);
+        let policy = Policy { drain: drain_for, ttl: ttl_for, ..Policy::default() };
+        let mut state = two_networks_of(Region::with_policy(policy));
+        state.apply(T0, start(1, slot(1, "web", 1), 1)).unwrap();
+        state.apply(T0, Change::Ready(container(1))).unwrap();
+        state.apply(T0, Change::Stop(container(1))).unwrap();
+        let until = T0.after(Duration::from_secs(expected));
+        if let Some(before) = until.as_millis().checked_sub(1).map(Timestamp::from_millis) {
+            assert_eq!(state.drained(network(1), before).count(), 0, "{drain} {ttl}");
+            let message = format!("container {} has to drain until {until}", container(1));
+            refused(&mut state, before, Change::Remove(container(1)), &message);
+        }
+        assert_eq!(state.drained(network(1), until).collect::<Vec<_>>(), [container(1)], "{drain} {ttl}");
+        state.apply(until, Change::Remove(container(1))).unwrap();
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 mod quick;
 mod table;
 
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use pn_core::{Change, Policy};
 use proptest::prelude::*;
 
 use super::*;
-use crate::fixture::{Model, crowd, expand, network, shop};
+use crate::fixture::{Model, crowd, dual_stack_crowd, expand, network, shop};
 use crate::wire::eye;
 
 fn ask(zone: &Zone, transport: Transport, query: &[u8], seed: u64) -> Option<Vec<u8>> {
@@ -48,16 +48,27 @@ fn d3_d4_ttls_follow_the_policy() {
 /// Checks that `fits` addresses fit and one more makes the answer a random part with TC.
 #[track_caller]
 fn check_size(container_type: &str, options: &str, limit: usize, fits: u32) {
+    check_size_of("A", container_type, options, limit, fits);
+}
+
+#[track_caller]
+fn check_size_of(record_type: &str, container_type: &str, options: &str, limit: usize, fits: u32) {
     let prefix = if container_type == "web" { String::new() } else { format!("{container_type}.") };
-    let query = eye::query(&expand(&format!("{prefix}ap1.pn1.^ A {options}")));
+    let is_ipv6 = record_type == "AAAA";
+    let (network, record) = if is_ipv6 { (3, 28) } else { (1, 16) };
+    let query = eye::query(&expand(&format!("{prefix}ap1.pn{network}.^ {record_type} {options}")));
     for count in [fits, fits + 1, 3 * fits] {
-        let zone = crowd(container_type, count);
-        let mut seen = BTreeSet::new();
+        let zone = if is_ipv6 { dual_stack_crowd(container_type, count).zone(3) } else { crowd(container_type, count) };
+        let mut seen = BTreeSet::<IpAddr>::new();
         for seed in 0..20 {
             let reply = ask(&zone, Transport::Udp, &query, seed).unwrap();
             let message = eye::read(&reply);
-            let addresses = eye::addresses(&message);
-            assert!(reply.len() <= limit && reply.len() + 16 > limit, "{} of {limit}", reply.len());
+            let addresses: Vec<IpAddr> = if is_ipv6 {
+                eye::ipv6_addresses(&message).into_iter().map(IpAddr::from).collect()
+            } else {
+                eye::addresses(&message).into_iter().map(IpAddr::from).collect()
+            };
+            assert!(reply.len() <= limit && reply.len() + record > limit, "{} of {limit}", reply.len());
             assert_eq!((addresses.len(), message.metadata.truncation), (fits as usize, count > fits));
             assert_eq!(message.edns.is_some(), !options.is_empty());
             seen.extend(addresses);
@@ -77,6 +88,59 @@ fn d5_d6_sizes() {
     check_size(&"x".repeat(29), "+payload=1232", 1232, 66);
     check_size("web", "+payload=512", 512, 23);
     check_size("web", "+payload=4096", 1232, 68);
+}
+
+/// AAAA records are 28 octets long.
+#[test]
+fn d5_d6_sizes_of_ipv6() {
+    check_size_of("AAAA", "web", "", 512, 13);
+    check_size_of("AAAA", "my-app-backend", "", 512, 13);
+    check_size_of("AAAA", "web", "+payload=1232", 1232, 39);
+    check_size_of("AAAA", "my-app-backend", "+payload=1232", 1232, 38);
+    check_size_of("AAAA", &"x".repeat(29), "+payload=1232", 1232, 38);
+    check_size_of("AAAA", "web", "+payload=512", 512, 13);
+    check_size_of("AAAA", "web", "+payload=4096", 1232, 39);
+    let (zone, query) = (dual_stack_crowd("web", 1022).zone(3), eye::query(&expand("ap1.pn3.^ AAAA")));
+    let reply = ask(&zone, Transport::Tcp, &query, 1).unwrap();
+    let message = eye::read(&reply);
+    assert_eq!(reply.len(), 12 + 106 + 4 + 1022 * 28);
+    assert!(!message.metadata.truncation);
+    let addresses: BTreeSet<_> = eye::ipv6_addresses(&message).into_iter().collect();
+    assert_eq!(addresses.len(), 1022);
+    let planned = zone.plan().names().into_iter().flat_map(|(_, addresses)| addresses);
+    let prefix = zone.plan().ipv6.unwrap();
+    assert_eq!(addresses, planned.map(|address| prefix.address(address)).collect());
+}
+
+/// A name is written whole in each SRV record, so that few fit: a random part of them, and all over TCP.
+#[test]
+fn d6_a_service_of_many_containers() {
+    let mut model = Model::new();
+    model.app(1, 1, "web:100");
+    model.listen(1, "web", "80/tcp");
+    for index in 1..=100 {
+        model.run(1, "web", index);
+    }
+    let all: BTreeSet<String> = (1..=100).map(|index| expand(&format!("{index}.web.ap1.pn1.^")) + ".").collect();
+    let zone = model.zone(1);
+    for (options, limit, few) in [("", 512, 2), ("+payload=1232", 1232, 8)] {
+        let query = eye::query(&expand(&format!("_80._tcp.web.ap1.pn1.^ SRV {options}")));
+        let mut seen = BTreeSet::new();
+        for seed in 0..200 {
+            let reply = ask(&zone, Transport::Udp, &query, seed).unwrap();
+            let message = eye::read(&reply);
+            let found: BTreeSet<String> = eye::services(&message).into_iter().collect();
+            assert!(reply.len() <= limit && message.metadata.truncation);
+            assert_eq!((found.len(), message.answers.len()), (few, few), "{}", reply.len());
+            assert!(found.is_subset(&all));
+            seen.extend(found);
+        }
+        assert!(seen.len() > 90, "D6: every container has its turn, and {} had", seen.len());
+        let reply = ask(&zone, Transport::Tcp, &query, 1).unwrap();
+        let message = eye::read(&reply);
+        assert!(!message.metadata.truncation);
+        assert_eq!(eye::services(&message).into_iter().collect::<BTreeSet<_>>(), all);
+    }
 }
 
 #[test]
@@ -241,7 +305,9 @@ fn name() -> impl Strategy<Value = String> {
         "[b-oB-O0-9_-]{1,63}",
     ];
     let labels = proptest::collection::vec(label, 0..4).prop_map(|labels| labels.join("."));
-    (labels, prop_oneof![Just(".^"), Just("."), Just(".pn1.^"), Just(".ap1.pn1.^")])
+    (labels, prop_oneof![
+        1 => Just(".^"), 1 => Just("."), 1 => Just(".pn1.^"), 2 => Just(".ap1.pn1.^"), 1 => Just(".ap5.pn3.^"), 1 => Just(".ap1.pn3.^"),
+    ])
         .prop_map(|(labels, suffix)| expand(&format!("{labels}{suffix}.")))
         .prop_filter("too long", |name| name.len() < 250)
 }

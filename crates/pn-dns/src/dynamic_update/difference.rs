@@ -42,7 +42,7 @@ pub(super) fn difference(have: &Contents, want: &Contents) -> Vec<Edit> {
     let (mut withdrawals, mut additions) = (Vec::new(), Vec::new());
     for (key, set) in have.iter().filter(|(key, _)| !is_the_servers(key)) {
         match want.get(key) {
-            Some(wanted) if wanted.ttl == set.ttl => {
+            Some(wanted) if can_stay(set, wanted) => {
                 let gone = set.rdata.difference(&wanted.rdata);
                 withdrawals.extend(gone.map(|rdata| Edit::Delete(key.clone(), rdata.clone())));
             }
@@ -50,12 +50,18 @@ pub(super) fn difference(have: &Contents, want: &Contents) -> Vec<Edit> {
         }
     }
     for (key, wanted) in want {
-        let kept = have.get(key).filter(|set| set.ttl == wanted.ttl);
+        let kept = have.get(key).filter(|set| can_stay(set, wanted));
         let new = wanted.rdata.iter().filter(|rdata| !kept.is_some_and(|set| set.rdata.contains(*rdata)));
         additions.extend(new.map(|rdata| Edit::Add(key.clone(), wanted.ttl, rdata.clone())));
     }
     withdrawals.append(&mut additions);
     withdrawals
+}
+
+/// Returns whether records that are wanted may stay where they are, and the others go one by one. A record that is long was put there
+/// by somebody else, and may not fit into an update that names it: then all of them go, and ours come again.
+fn can_stay(there: &Rrset, wanted: &Rrset) -> bool {
+    there.ttl == wanted.ttl && there.rdata.iter().all(|rdata| rdata.len() <= LONGEST)
 }
 
 /// Returns whether records are not ours: NS of the apex, and what a server that signs its zone keeps in it.
@@ -104,6 +110,9 @@ pub(super) fn read_marker(set: &Rrset) -> Marker {
     read().map_or(Marker::Foreign, Marker::Ours)
 }
 
+/// More octets than any record of ours has.
+const LONGEST: usize = 512;
+
 const TYPE_NS: u16 = 2;
 const TYPE_TXT: u16 = 16;
 
@@ -114,6 +123,7 @@ const DNSSEC_TYPES: [u16; 9] = [46, 47, 48, 50, 51, 59, 60, 63, 65_534];
 mod tests {
     use super::*;
     use crate::fixture::{Model, app, network};
+    use crate::messages::Request;
 
     fn plan(model: &Model) -> Arc<ZonePlan> {
         model.zones().zones[&network(1)].clone()
@@ -164,7 +174,17 @@ mod tests {
         have.insert((String::new(), TYPE_NS), set(5, &[b"\x02ns\0"]));
         have.insert((format!("1.web.{}", app(1)), 46), set(5, &[b"signature"]));
         have.remove(&(format!("idle.{}", app(1)), crate::records::TYPE_EMPTY));
-        for edit in difference(&have, &want) {
+        // Beside records of ours, and longer than any update.
+        let long = have.get_mut(&(format!("1.web.{}", app(1)), 1)).unwrap();
+        assert!(long.rdata.insert(vec![7; 60_500]));
+        let edits = difference(&have, &want);
+        let mut rest = &edits[..];
+        while !rest.is_empty() {
+            let (_, fitted) = Request::update("zone.example", &[], rest, &[], None, (1, 0));
+            assert!(fitted > 0, "{} edits do not fit", rest.len());
+            rest = &rest[fitted..];
+        }
+        for edit in edits {
             match edit {
                 Edit::Add(key, ttl, rdata) => {
                     let set = have.entry(key).or_default();

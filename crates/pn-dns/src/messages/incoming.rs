@@ -18,6 +18,8 @@ pub(crate) struct Transfer {
     soa: Option<ZoneSoa>,
     contents: Contents,
     records: usize,
+    /// The most records that are read; more are [`PeerError::TooLarge`].
+    pub(crate) limit: usize,
 }
 
 impl fmt::Debug for Transfer {
@@ -34,7 +36,8 @@ impl Transfer {
         let mut message = question.additional();
         let mut sign = |key: &TsigKey| ClientSequence::request(key.clone(), &mut message, time(now));
         let signature = key.map(|key| sign(key).expect("a signature fits"));
-        let transfer = Self { zone: zone.to_owned(), id, signature, soa: None, contents: Contents::new(), records: 0 };
+        let (zone, contents, limit) = (zone.to_owned(), Contents::new(), RECORDS_LIMIT);
+        let transfer = Self { zone, id, signature, soa: None, contents, records: 0, limit };
         (message.finish().into_target(), transfer)
     }
 
@@ -76,8 +79,8 @@ impl Transfer {
                 return Err(PeerError::Malformed);
             }
             self.records += 1;
-            if self.records > RECORDS_LIMIT {
-                return Err(PeerError::TooLarge { zone: self.zone.clone(), limit: RECORDS_LIMIT });
+            if self.records > self.limit {
+                return Err(PeerError::TooLarge { zone: self.zone.clone(), limit: self.limit });
             }
             let mut rdata = Vec::new();
             record.data().compose_canonical_rdata(&mut rdata).map_err(|_| PeerError::Malformed)?;
@@ -101,5 +104,5 @@ impl Transfer {
     }
 }
 
-/// The most records that are read of a server's zone: a network of 1 022 containers has some 4 000.
-const RECORDS_LIMIT: usize = 1_000_000;
+/// The most records that are read of a server's zone where nothing else is said: a network of 1 022 containers has some 4 000.
+pub(crate) const RECORDS_LIMIT: usize = 1_000_000;

@@ -170,6 +170,46 @@ fn an_update_takes_what_fits_and_always_what_comes_last() {
     assert!(message.as_slice().windows(5).any(|octets| octets == b"\x04last"));
 }
 
+/// A zone of so many records, in messages of at most three, as a server sends it.
+fn transferred(count: usize, limit: usize) -> Result<(ZoneSoa, Contents), PeerError> {
+    let (query, mut transfer) = Transfer::request(ZONE, None, 0x1234, NOW);
+    transfer.limit = limit;
+    let query = Message::from_octets(query).unwrap();
+    let soa = Soa::new(zone_name("ns.example"), zone_name("a.example"), Serial(9), TTL, TTL, TTL, TTL);
+    let soa = || (zone_name(ZONE), Class::IN, 1, soa.clone());
+    let sets: Vec<RrsetKey> = (0..count).map(|n| (format!("n{n}"), 1)).collect();
+    let mut last = false;
+    for (n, part) in sets.chunks(3).enumerate() {
+        let mut answer = builder(0, Opcode::QUERY).start_answer(&query, Rcode::NOERROR).unwrap();
+        if n == 0 {
+            answer.push(soa()).unwrap();
+        }
+        part.iter().for_each(|set| answer.push(record(ZONE, set, Class::IN, 5, &[10, 240, 0, 1])).unwrap());
+        if n + 1 == sets.len().div_ceil(3) {
+            answer.push(soa()).unwrap();
+        }
+        assert!(!last, "it had come to its end");
+        last = transfer.read(answer.finish().into_target(), NOW)?;
+    }
+    assert!(last, "it came to its end");
+    transfer.finish()
+}
+
+#[test]
+fn a_zone_that_is_too_large_is_an_error_of_its_own() {
+    for (count, limit) in [(1, 1), (7, 7), (7, 8)] {
+        let (soa, contents) = transferred(count, limit).unwrap();
+        assert_eq!((soa.serial, contents.len()), (9, count));
+    }
+    for (count, limit) in [(1, 0), (8, 7), (100, 3)] {
+        let error = transferred(count, limit).unwrap_err();
+        let is_it = matches!(&error, PeerError::TooLarge { zone, limit: of } if zone == ZONE && *of == limit);
+        assert!(is_it && error.kind() == ErrorKind::Unsupported, "{error}");
+    }
+}
+
+const TTL: Ttl = Ttl::from_secs(1);
+
 proptest::proptest! {
     #[test]
     fn total_on_arbitrary_octets(

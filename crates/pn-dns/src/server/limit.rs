@@ -10,7 +10,7 @@ use siphasher::sip::SipHasher13;
 /// How many replies one client gets over UDP: an IPv4 address, or an IPv6 /64.
 ///
 /// Beyond that, every second query gets a reply without records that says TC, so that whoever really asked comes back over TCP;
-/// the others get none. A client with a valid cookie (RFC 7873) was seen at its address and is not limited.
+/// the others get none, and nobody else is asked for either. A client with a valid cookie (RFC 7873) was seen at its address and is not limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RateLimit {

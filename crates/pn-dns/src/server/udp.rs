@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 use super::limit::Allowed;
 use super::turn::Turn;
 use super::{ERROR_PAUSE, Service, unix_time};
-use crate::answer::{Verdict, View, is_of_known_client, look_up, respond_fully, truncated};
+use crate::answer::{Verdict, View, is_of_known_client, is_query, look_up, respond_fully, respond_truncated};
 use crate::counts::{Count, Counts, Drop};
 use crate::names::Freshness;
 use crate::wire::PAYLOAD;
@@ -117,7 +117,8 @@ struct Worker {
 struct Batch<S> {
     /// Replies to plain questions stand where the questions stood.
     datagrams: Box<[[u8; DATAGRAM]]>,
-    received: Vec<(usize, S)>,
+    /// Lengths and senders; one without a sender keeps its place, so that each reply goes to who asked.
+    received: Vec<(usize, Option<S>)>,
     replies: Box<[Reply]>,
     rng: Rng,
     begin: Instant,
@@ -142,16 +143,6 @@ impl Reply {
     fn clear(&mut self) {
         self.in_place = 0;
         self.apart.clear();
-    }
-
-    /// Takes everything out but the question.
-    fn truncate(&mut self, datagram: &mut [u8; DATAGRAM]) {
-        if self.in_place > 0 {
-            self.in_place = truncated(&mut datagram[..self.in_place]);
-        } else {
-            let len = truncated(&mut self.apart);
-            self.apart.truncate(len);
-        }
     }
 }
 
@@ -203,7 +194,7 @@ impl Worker {
             // Nothing was received, and so there are no addresses.
             return Ok(());
         }
-        batch.received.extend(messages.filter_map(|message| Some((message.bytes, message.address?))));
+        batch.received.extend(messages.map(|message| (message.bytes, message.address)));
         Ok(())
     }
 
@@ -219,11 +210,38 @@ impl Worker {
             batch.received.iter().zip(&mut batch.datagrams).zip(&mut batch.replies).zip(&found)
         {
             reply.clear();
+            let Some(from) = from.map(Address::get) else {
+                counts.add(Count::Dropped(Drop::NoQuery));
+                continue;
+            };
+            // Whoever asks is limited before anything is done about it, and whoever would have the answer.
+            if let Some(limiter) = &self.service.limiter
+                && is_query(&datagram[..*len])
+            {
+                let (query, client) = (&datagram[..*len], from.ip());
+                let view = View { cookies: self.service.cookies(client, now), ..seen };
+                // A plain question has no cookie.
+                let cookies = view.cookies.filter(|_| plain.is_none());
+                let known = cookies.is_some_and(|cookies| is_of_known_client(query, &cookies));
+                let elapsed = batch.begin.elapsed().as_nanos() as u64;
+                match if known { Allowed::Yes } else { limiter.count(client, elapsed) } {
+                    Allowed::Yes => {}
+                    Allowed::Truncated => {
+                        respond_truncated(&view, query, &mut reply.apart);
+                        counts.add_reply(Transport::Udp, &reply.apart);
+                        continue;
+                    }
+                    Allowed::No => {
+                        counts.add(Count::Dropped(Drop::Limited));
+                        continue;
+                    }
+                }
+            }
             let verdict = if let (Some(zone), Some(plain)) = (seen.zone, plain) {
                 reply.in_place = plain.answer(zone, Transport::Udp, &mut batch.rng, datagram);
                 Verdict::Answered
             } else {
-                let view = View { cookies: self.service.cookies(from.get().ip(), now), ..seen };
+                let view = View { cookies: self.service.cookies(from.ip(), now), ..seen };
                 respond_fully(&view, Transport::Udp, &datagram[..*len], &mut batch.rng, &mut reply.apart)
             };
             match verdict {
@@ -231,33 +249,17 @@ impl Worker {
                     counts.add(Count::Dropped(Drop::NoQuery));
                     continue;
                 }
-                Verdict::Elsewhere if self.ask_others(&datagram[..*len], from.get(), counts) => {
+                Verdict::Elsewhere if self.ask_others(&datagram[..*len], from, counts) => {
                     reply.clear();
                     continue;
                 }
-                Verdict::Signed if self.ask_transfers(&datagram[..*len], from.get(), &mut reply.apart, counts) => {
+                Verdict::Signed if self.ask_transfers(&datagram[..*len], from, &mut reply.apart, counts) => {
                     continue;
                 }
                 Verdict::Answered | Verdict::Elsewhere | Verdict::Transfer | Verdict::Signed => {}
             }
             if freshness != Freshness::Current {
                 counts.add(Count::Stale(Transport::Udp));
-            }
-            if let Some(limiter) = &self.service.limiter {
-                let elapsed = batch.begin.elapsed().as_nanos() as u64;
-                // A plain question has no cookie.
-                let client = from.get().ip();
-                let cookies = self.service.cookies(client, now).filter(|_| reply.in_place == 0);
-                let known = cookies.is_some_and(|cookies| is_of_known_client(&datagram[..*len], &cookies));
-                match if known { Allowed::Yes } else { limiter.count(client, elapsed) } {
-                    Allowed::Yes => {}
-                    Allowed::Truncated => reply.truncate(datagram),
-                    Allowed::No => {
-                        reply.clear();
-                        counts.add(Count::Dropped(Drop::Limited));
-                        continue;
-                    }
-                }
             }
             counts.add_reply(Transport::Udp, reply.octets(datagram));
         }
@@ -266,10 +268,10 @@ impl Worker {
     /// Sends the replies of a batch. What the socket does not take is lost, as datagrams may be.
     fn send<S: Address>(&self, batch: &Batch<S>, counts: &mut Counts) {
         let octets = batch.replies.iter().zip(&batch.datagrams).map(|(reply, datagram)| reply.octets(datagram));
-        let replies = batch.received.iter().zip(octets).filter(|(_, reply)| !reply.is_empty());
+        let replies = batch.received.iter().zip(octets).filter_map(|((_, client), reply)| Some(((*client)?, reply)));
         let mut to = [const { None::<SocketAddrAny> }; BATCH];
         let mut slices = [[IoSlice::new(&[])]; BATCH];
-        for (n, ((_, client), reply)) in replies.enumerate() {
+        for (n, (client, reply)) in replies.filter(|(_, reply)| !reply.is_empty()).enumerate() {
             (to[n], slices[n]) = (Some(client.get().into()), [IoSlice::new(reply)]);
         }
         let mut control: [SendAncillaryBuffer<'_, '_, '_>; BATCH] = core::array::from_fn(|_| Default::default());
@@ -345,3 +347,49 @@ const _: () = assert!(DATAGRAM >= PAYLOAD as usize);
 
 /// The size of a socket's buffers, in octets: what arrives while a thread has not got the processor.
 const BUFFER: usize = 4 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{expand, network, shop};
+    use crate::names::Names;
+    use crate::wire::eye;
+
+    /// A datagram whose sender is not known gets no reply, and the others get theirs.
+    #[tokio::test]
+    async fn each_reply_goes_to_who_asked() {
+        let names = Arc::new(Names::new(1));
+        pn_core::DnsBackend::publish(&*names, &shop().zones()).await.into_result().unwrap();
+        let socket = Arc::new(bind("127.0.0.1:0".parse().unwrap(), false).unwrap());
+        let service = Arc::new(Service::new(network(1), names));
+        let worker = Worker { service, socket, stopping: Arc::default(), runtime: Handle::current() };
+        let clients: Vec<UdpSocket> = (0..4).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+        let mut batch = Batch {
+            datagrams: vec![[0; DATAGRAM]; BATCH].into(),
+            received: Vec::new(),
+            replies: (0..BATCH).map(|_| Reply::default()).collect(),
+            rng: Rng::with_seed(1),
+            begin: Instant::now(),
+            turn: None,
+        };
+        // Plain questions and others.
+        let queries = ["1.web.ap1.pn1.^ A", "2.web.ap1.pn1.^ A", "ap9.pn1.^ TXT", "pn1.^ NS"];
+        for (n, (query, client)) in queries.iter().zip(&clients).enumerate() {
+            let query = eye::query(&expand(query));
+            batch.datagrams[n][..query.len()].copy_from_slice(&query);
+            let SocketAddr::V4(from) = client.local_addr().unwrap() else { unreachable!("it is bound to IPv4") };
+            batch.received.push((query.len(), (n != 1).then(|| SockaddrIn::from(from))));
+        }
+        let mut counts = Counts::default();
+        worker.answer(&mut batch, &mut counts);
+        worker.send(&batch, &mut counts);
+        assert_eq!(counts.get(Count::Dropped(Drop::NoQuery)), 1);
+        for (n, (query, client)) in queries.iter().zip(&clients).enumerate() {
+            client.set_nonblocking(true).unwrap();
+            let (mut reply, query) = ([0; 512], eye::query(&expand(query)));
+            let got = client.recv(&mut reply);
+            assert_eq!(got.is_ok(), n != 1, "client {n}");
+            assert!(n == 1 || reply[12..query.len()] == query[12..], "client {n} got another's reply");
+        }
+    }
+}

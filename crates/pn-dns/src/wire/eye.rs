@@ -3,7 +3,7 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "replies hold few of the kinds of records and options there are")]
 
 use core::fmt::Write;
-use core::net::Ipv4Addr;
+use core::net::{Ipv4Addr, Ipv6Addr};
 use std::collections::{BTreeMap, BTreeSet};
 
 use hickory_proto::op::{Edns, MessageType};
@@ -72,6 +72,24 @@ pub(crate) fn read(reply: &[u8]) -> Message {
 pub(crate) fn addresses(message: &Message) -> Vec<Ipv4Addr> {
     let of = |record: &Record| match record.data {
         RData::A(address) if record.name.eq_case(message.queries[0].name()) => Some(address.0),
+        _ => None,
+    };
+    message.answers.iter().filter_map(of).collect()
+}
+
+/// Returns the IPv6 addresses of a reply in its order, each owned by the name in question, in its own case.
+pub(crate) fn ipv6_addresses(message: &Message) -> Vec<Ipv6Addr> {
+    let of = |record: &Record| match record.data {
+        RData::AAAA(address) if record.name.eq_case(message.queries[0].name()) => Some(address.0),
+        _ => None,
+    };
+    message.answers.iter().filter_map(of).collect()
+}
+
+/// Returns the targets of a reply's SRV records in its order, each owned by the name in question, in its own case.
+pub(crate) fn services(message: &Message) -> Vec<String> {
+    let of = |record: &Record| match &record.data {
+        RData::SRV(service) if record.name.eq_case(message.queries[0].name()) => Some(service.target.to_string()),
         _ => None,
     };
     message.answers.iter().filter_map(of).collect()

@@ -111,10 +111,10 @@ struct Known {
 }
 
 impl Shapes {
-    /// Returns how many hashes of types are kept.
+    /// Returns how many shapes are kept, those that no app has any more among them.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).shapes.len()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).shapes.values().map(Vec::len).sum()
     }
 
     /// Returns the shape of an app.
@@ -128,6 +128,8 @@ impl Shapes {
             return shape;
         }
         let shape = Arc::new(Shape::new(names));
+        // One that went and comes back does not stand beside what it was.
+        alike.retain(|shape| shape.strong_count() > 0);
         alike.push(Arc::downgrade(&shape));
         // As often as they become twice as many: what that costs each new one does not grow with them.
         if known.shapes.len() > 2 * known.swept + 16 {

@@ -213,6 +213,7 @@ async fn what_somebody_changed_is_repaired(kind: Kind) {
         format!("delete web.{APP}.{domain} A\nadd web.{APP}.{domain} 3600 A 10.240.0.1"),
         format!("add evil.{domain} 60 TXT hello\nadd *.{APP}.{domain} 60 CNAME elsewhere.example."),
         format!("delete idle.{APP}.{domain}"),
+        format!("add idle.{APP}.{domain} 5 TYPE65280 \\# 60500 {}", "07".repeat(60_500)),
         format!("delete _generation.{domain}"),
         format!("delete _generation.{domain}\nadd _generation.{domain} 60 TXT \"not ours\""),
     ];

@@ -1,5 +1,8 @@
 //! Who asks, and what else a server does for them: counts, staleness, limits, cookies, other names, transfers.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 
 use super::*;
@@ -12,8 +15,13 @@ struct Client(UdpSocket);
 
 impl Client {
     async fn of(server: &DnsServer) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        socket.connect(server.local_addr()).await.unwrap();
+        Self::on("127.0.0.1:0", server.local_addr()).await
+    }
+
+    /// Asks a server from an address of its own.
+    async fn on(own: &str, server: SocketAddr) -> Self {
+        let socket = UdpSocket::bind(own).await.unwrap();
+        socket.connect(server).await.unwrap();
         Self(socket)
     }
 
@@ -101,7 +109,7 @@ async fn replies_are_limited_where_that_is_asked_for_and_not_for_who_has_a_cooki
     let reply = client.receive().await;
     let described = eye::describe(&reply);
     assert_eq!(described, "NoError aa A 5 10.240.0.1 OPT 0 1232 nsid=here cookie=0102030405060708");
-    let cookie: String = reply[reply.len() - 24..].iter().map(|octet| format!("{octet:02x}")).collect();
+    let cookie = cookie_of(&reply);
     for _ in 0..20 {
         client.send(&eye::query(&expand("1.web.ap1.pn1.^ A +payload=1232"))).await;
     }
@@ -115,13 +123,148 @@ async fn replies_are_limited_where_that_is_asked_for_and_not_for_who_has_a_cooki
     soon("all to be counted", all).await;
     let (counts, mut truncated) = (server.counts(), 0);
     for _ in 1..counts.get(replied) {
-        truncated += u64::from(eye::describe(&client.receive().await) == "NoError aa tc");
+        truncated += u64::from(eye::describe(&client.receive().await) == "NoError tc OPT 0 1232");
     }
     assert_eq!(counts.get(Count::Truncated(Transport::Udp)), truncated);
     assert!((5..=10).contains(&truncated) && (5..=10).contains(&counts.get(dropped)), "{truncated} truncated");
     for _ in 0..20 {
         let reply = client.ask(&format!("1.web.ap1.pn1.^ A +cookie={cookie}")).await;
         assert_eq!(reply, "NoError aa A 5 10.240.0.1 OPT 0 1232 cookie=0102030405060708");
+    }
+}
+
+/// Over IPv6, and over IPv4 to a socket of both, where the kernel says `::ffff:127.0.0.1`: the same answers, one cookie, and a limit
+/// of each client's own.
+#[tokio::test]
+async fn d11_ipv6_sockets_serve_both_families() {
+    for (bound, clients) in [("[::1]:0", &["[::1]:0"][..]), ("[::]:0", &["[::1]:0", "127.0.0.1:0"])] {
+        let mut limit = RateLimit::new(1);
+        limit.burst = 3;
+        let builder = DnsServer::builder(network(1), names().await).limit(limit);
+        let builder = builder.cookie_secrets(&[Secret::new([1; 16])]);
+        let server = builder.bind(bound.parse().unwrap()).await.unwrap();
+        for own in clients {
+            let address = SocketAddr::new(own.parse::<SocketAddr>().unwrap().ip(), server.local_addr().port());
+            // Plain, and with what the client has to be known for.
+            let client = Client::on(own, address).await;
+            assert_eq!(client.ask("1.web.ap1.pn1.^ A").await, "NoError aa A 5 10.240.0.1", "{own} at {bound}");
+            client.send(&eye::query(&expand("1.web.ap1.pn1.^ A +cookie=0102030405060708"))).await;
+            let reply = client.receive().await;
+            let known = "NoError aa A 5 10.240.0.1 OPT 0 1232 cookie=0102030405060708";
+            assert_eq!(eye::describe(&reply), known, "{own} at {bound}");
+            let cookie = cookie_of(&reply);
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            assert_eq!(ask_tcp(&mut stream, 1, "1.web.ap1.pn1.^").await.unwrap(), super::address(1));
+            let limited = limited(&server, &client, &eye::query(&expand("1.web.ap1.pn1.^ A")), 40).await;
+            assert!(limited.iter().any(|reply| eye::describe(reply) == "NoError tc"), "{own} at {bound}");
+            let with_cookie = format!("1.web.ap1.pn1.^ A +cookie={cookie}");
+            for _ in 0..20 {
+                assert_eq!(client.ask(&with_cookie).await, known, "{own} at {bound}");
+            }
+        }
+        server.shutdown().await;
+    }
+}
+
+/// Whoever is known at an address is known there through a socket of either family.
+#[tokio::test]
+async fn d11_a_cookie_is_of_an_address_and_not_of_a_socket() {
+    let mut cookie = "0102030405060708".to_owned();
+    for (n, bound) in ["127.0.0.1:0", "[::]:0"].into_iter().enumerate() {
+        let builder = DnsServer::builder(network(1), names().await).cookie_secrets(&[Secret::new([1; 16])]);
+        let server = builder.bind(bound.parse().unwrap()).await.unwrap();
+        let address = SocketAddr::new([127, 0, 0, 1].into(), server.local_addr().port());
+        let client = Client::on("127.0.0.1:0", address).await;
+        client.send(&eye::query(&expand(&format!("1.web.ap1.pn1.^ A +cookie={cookie}")))).await;
+        let given = cookie_of(&client.receive().await);
+        assert!(n == 0 || given == cookie, "one that is good is given back");
+        cookie = given;
+    }
+}
+
+/// Returns the cookie at the end of a reply.
+fn cookie_of(reply: &[u8]) -> String {
+    reply[reply.len() - 24..].iter().map(|octet| format!("{octet:02x}")).collect()
+}
+
+/// Returns which replies a query gets that comes so often from a client that has had its burst, each once. Some get none.
+async fn limited(server: &DnsServer, client: &Client, query: &[u8], times: u64) -> BTreeSet<Vec<u8>> {
+    let dropped = |server: &DnsServer| server.counts().get(Count::Dropped(Drop::Limited));
+    let before = dropped(server);
+    for _ in 0..times {
+        client.send(query).await;
+    }
+    let waiting = async {
+        let mut replies = BTreeSet::new();
+        let mut count = 0;
+        while count + dropped(server) - before < times {
+            let mut reply = vec![0; 4096];
+            if let Ok(len) = client.0.try_recv(&mut reply) {
+                reply.truncate(len);
+                replies.insert(reply);
+                count += 1;
+            }
+            tokio::task::yield_now().await;
+        }
+        assert!(count > 0 && dropped(server) > before, "{count} of {times} are answered");
+        replies
+    };
+    soon("all to be counted", waiting).await
+}
+
+/// What is forwarded or signed counts as everything else does, nobody else hears of what is beyond the limit, and EDNS gets EDNS
+/// (RFC 6891 §6.1.1).
+#[tokio::test]
+async fn the_limit_holds_for_every_kind_of_query() {
+    let mut limit = RateLimit::new(1);
+    limit.burst = 1;
+    let (others, zones) = (Arc::new(Counted::default()), Arc::new(Counted::default()));
+    let builder = DnsServer::builder(network(1), names().await).limit(limit);
+    let server = start(builder.other_names(Arc::clone(&others) as _).transfers(Arc::clone(&zones) as _)).await;
+    let client = Client::of(&server).await;
+    client.ask("pn1.^ SOA").await;
+    for (query, expected) in [
+        (eye::query("example.com A"), "NoError tc"),
+        (eye::query("example.com A +do +rd"), "NoError tc rd OPT 0 1232 do"),
+        (eye::query(&expand("1.web.ap1.pn1.^ A")), "NoError tc"),
+        (eye::query(&expand("ap9.pn1.^ A +payload=4096")), "NoError tc OPT 0 1232"),
+        (eye::query(&expand("ap1.pn1.^ A +version=1")), "BADVERS OPT 0 1232"),
+        (eye::query(&expand("ap1.pn1.^ A CH")), "NoError tc"),
+        (signed("pn1.^ SOA"), "NoError tc"),
+        (vec![0; 12], "FormErr"),
+    ] {
+        let replies = limited(&server, &client, &query, 40).await;
+        let described: Vec<String> = replies.iter().map(|reply| eye::describe(reply)).collect();
+        assert!(described.iter().any(|said| said == expected), "{described:?}, not {expected}");
+    }
+    // A second gives one more to one query or another.
+    for asked in [&others, &zones] {
+        assert!(asked.0.load(Ordering::SeqCst) < 40, "others were asked {asked:?}");
+    }
+}
+
+/// Counts how often it is asked.
+#[derive(Debug, Default)]
+struct Counted(AtomicU64);
+
+#[async_trait]
+impl OtherNames for Counted {
+    async fn answer(&self, query: &[u8], _: Transport) -> Option<Vec<u8>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Some([&query[..2], &[0x80], &query[3..]].concat())
+    }
+}
+
+impl Transfers for Counted {
+    fn transfer(
+        &self,
+        _: NetworkId,
+        _: SocketAddr,
+        _: Transport,
+        query: &[u8],
+    ) -> Box<dyn Iterator<Item = Vec<u8>> + Send> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Box::new(core::iter::once([&query[..2], &[0x80], &query[3..]].concat()))
     }
 }
 
@@ -233,13 +376,18 @@ async fn transfers_and_signed_queries_go_to_who_has_the_zones() {
     assert_eq!(counted, 3, "two transfers of a thousand messages, and a reply");
     let client = Client::of(&server).await;
     assert_eq!(client.ask("pn1.^ AXFR").await, "Refused", "not over UDP");
-    // A TSIG record of some key: its name, type 250, class ANY, TTL 0, and data that only the other has to read.
-    let mut signed = eye::query(&expand("pn1.^ SOA"));
+    let signed = signed("pn1.^ SOA");
+    client.send(&signed).await;
+    let reply = client.receive().await;
+    assert_eq!(reply[..4], [0, 0, signed[2] | 0x80, signed[3]], "what the other said");
+}
+
+/// Writes a query with a TSIG record of some key: its name, type 250, class ANY, TTL 0, and data that only the other has to read.
+fn signed(query: &str) -> Vec<u8> {
+    let mut signed = eye::query(&expand(query));
     signed[11] = 1;
     signed.extend(b"\x03key\0\0\xfa\0\xff\0\0\0\0\0\x3d\x0bhmac-sha256\0\0\0\0\0\0\0\x01\x2c\0\x20");
     signed.extend([7; 32]);
     signed.extend(b"\x12\x34\0\0\0\0");
-    client.send(&signed).await;
-    let reply = client.receive().await;
-    assert_eq!(reply[..4], [0, 0, signed[2] | 0x80, signed[3]], "what the other said");
+    signed
 }
