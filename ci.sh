@@ -98,10 +98,15 @@ assert len({check["name"] for check in checks}) == 11
 assert [network["vni"] for network in report["networks"]] == [1, 2], report["networks"]
 assert all(set(network) == {"id", "vni", "subnet", "mtu", "domain_names"} for network in report["networks"])
 assert report["public_url"] == "http://198.51.100.1/", report["public_url"]'
-    # And as an ordinary user, who is root in a user namespace alone.
+    # And as an ordinary user, who is root in a user namespace alone, and may open /dev/net/tun as on most systems.
     install -m 755 target/debug/examples/waf "$example/waf"
-    (cd / && HOME=/ setpriv --reuid=65534 --regid=65534 --clear-groups unshare --user --map-root-user --net --mount \
-        sh -c "mount -t tmpfs run /run && exec '$example/waf'")
+    mkdir "$example/dev"
+    (cd / && HOME=/ unshare --mount sh -ec "
+        mount -t tmpfs devices '$example/dev'
+        mknod -m 666 '$example/dev/tun' c 10 200
+        mount --bind '$example/dev/tun' /dev/net/tun
+        exec setpriv --reuid=65534 --regid=65534 --clear-groups unshare --user --map-root-user --net --mount \\
+            sh -c 'mount -t tmpfs run /run && exec $example/waf'")
     step "containers of an engine"
     PN_BINARIES=$PWD/target/debug ci/podman.sh
     step "the zone through people's resolvers"
