@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
+use pn_backend_userspace::underlay::{IsShared, Underlay};
 use pn_core::{Action, MacAddr, NetworkId};
 use pn_overlay::{DropCounters, PrivateKey, Tunnel};
 
@@ -13,7 +14,6 @@ use super::*;
 use crate::diff::Subject;
 use crate::netlink::SENT;
 use crate::tunnel::Engine;
-use crate::underlay::Underlay;
 
 /// How many messages a netlink socket sends at once.
 const AT_ONCE: usize = 64;
@@ -36,8 +36,8 @@ fn changes_of_a_namespace_are_sent_together() {
     let directory = PathBuf::from(format!("/run/linux-{}-execute", std::process::id()));
     let namespaces = Namespaces::new(directory.clone(), None).unwrap();
     let nft = namespaces.scratch(|| Nft::probe("nft".into())).unwrap().unwrap();
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let (underlay, tunnel) = (Underlay::new(socket).unwrap(), Tunnel::new(PrivateKey::from_bytes([1; 32])));
+    let underlay = Underlay::bind("127.0.0.1:0".parse().unwrap(), IsShared::No).unwrap();
+    let tunnel = Tunnel::new(PrivateKey::from_bytes([1; 32]));
     let mut encryptor = Encryptor::UserSpace(Engine::new(underlay, tunnel, Arc::new(DropCounters::default()), false));
     let nodes = BTreeMap::new();
 
