@@ -47,9 +47,9 @@ struct Options {
     /// What the link between the nodes does for them.
     #[arg(long, value_enum, default_value = "offloads")]
     link: Link,
-    /// The congestion control of TCP, instead of the machine's own: cubic, bbr.
-    #[arg(long)]
-    congestion: Option<String>,
+    /// The congestion control of TCP: Linux's default, whatever this machine's is, so that machines can be compared.
+    #[arg(long, default_value = "cubic")]
+    congestion: String,
     /// How many threads carry packets in each node of ours that runs in user space.
     #[arg(long, default_value = "1")]
     threads: NonZeroUsize,
@@ -136,6 +136,11 @@ fn harness(options: &Options) -> Result<(), Error> {
     }
     for program in ["ip", "ping", "ethtool", "iperf3"] {
         systems::find(program).ok_or_else(|| format!("{program} is not installed"))?;
+    }
+    let available = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control")?;
+    if !available.split_whitespace().any(|name| name == options.congestion) {
+        let congestion = &options.congestion;
+        return Err(format!("this kernel has no congestion control {congestion}; it has {}", available.trim()).into());
     }
     let (present, absent): (Vec<System>, Vec<System>) =
         System::ALL.into_iter().filter(is_wanted).partition(|system| system.missing().is_none());
@@ -245,7 +250,7 @@ fn tcp(
     let mut client = namespaces.command(running.client, "iperf3");
     let (time, streams_word) = (options.seconds.to_string(), streams.to_string());
     client.args(["-c", &running.address, "-p", PORT, "-t", &time, "-P", &streams_word, "-J"]);
-    client.args(options.congestion.iter().flat_map(|congestion| ["-C", congestion]));
+    client.args(["-C", &options.congestion]);
     let before = netns::busy()?;
     let said = ask(&mut client);
     let busy = netns::busy()? - before;
