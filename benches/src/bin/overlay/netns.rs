@@ -29,7 +29,8 @@ impl Namespaces {
         let namespaces = Self { prefix: format!("tun-bench-{}", std::process::id()) };
         for name in ["node0", "node1", "cont0", "cont1"] {
             run(&["ip", "netns", "add", &namespaces.name(name)])?;
-            namespaces.sh(name, "ip link set lo up")?;
+            // A socket that begins with bbr is paced for life, whatever it is given then; every kernel lets a namespace have reno.
+            namespaces.sh(name, "ip link set lo up; echo reno >/proc/sys/net/ipv4/tcp_congestion_control")?;
         }
         let (a, b) = (namespaces.name("node0"), namespaces.name("node1"));
         run(&["ip", "link", "add", "u0", "netns", &a, "type", "veth", "peer", "name", "u1", "netns", &b])?;
