@@ -135,8 +135,8 @@ impl Head {
     }
 }
 
-/// Cuts a frame and puts together what it was cut to, for the fuzz target. Returns what a frame was cut to, and then what the
-/// frames were that it was put together to.
+/// Cuts a frame, puts together what it was cut to, and cuts that again, for the fuzz target. Returns the packets of the first cut and
+/// of the second.
 #[cfg(fuzzing)]
 pub fn there_and_back(frame: &[u8]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
     let packets = |frame: &[u8]| {

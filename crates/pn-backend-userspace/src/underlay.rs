@@ -42,7 +42,8 @@ pub enum IsShared {
 }
 
 /// A UDP socket that sends and receives batches: many datagrams of one destination as one message (`UDP_SEGMENT`, `UDP_GRO`), and
-/// many messages with one system call. It never blocks, and nothing that it sends is fragmented.
+/// many messages with one system call. It does not wait for what arrives, and for room to send 100 ms at most; nothing that it sends is
+/// fragmented.
 ///
 /// ```
 /// use pn_backend_userspace::underlay::{IsShared, Underlay};
