@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use pn_core::{ContainerId, NetworkId, NodeId};
-use pn_overlay::packet::UdpPacket;
-use pn_overlay::{Egress, Outbox, PeerConfig, PrivateKey, Tunnel, Vtep};
+use pn_overlay::packet::{IpPacket, UdpPacket};
+use pn_overlay::{Admitted, Egress, Outbox, PeerConfig, PrivateKey, Routed, Tunnel, Vtep};
 
 const ADDRESSES: [SocketAddr; 2] = [
     SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), 1),
@@ -80,5 +80,50 @@ fn data_path(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, data_path);
+/// What it costs to say where packets go and whom they are for, where one container speaks to several in turn.
+fn ways(c: &mut Criterion) {
+    let state = pn_benches::network(2, 100);
+    let [here, there] = [1, 2].map(|n| Vtep::new(state.node_plan(NodeId::from_u128(n))));
+    let (network, one) = (NetworkId::from_u128(1), ContainerId::from_u128(1));
+    let packet = |from: u8, to: u8| {
+        let mut packet = vec![7; 64];
+        let [from, to] = [from, to].map(|n| (IpAddr::from([10, 240, 0, n]), 1));
+        UdpPacket::write_headers(&mut packet, from, to, 64 - 28);
+        packet
+    };
+    let others = (2..=16).step_by(2);
+    let sent: Vec<_> = others.clone().map(|to| packet(1, to)).collect();
+    let received: Vec<_> = others
+        .map(|from| {
+            let (packet, mut buffer) = (packet(from, 1), Vec::new());
+            let egress = there.egress(network, ContainerId::from_u128(from.into()), &packet, &mut buffer);
+            assert!(matches!(egress, Ok(Egress::Tunnel(..))), "the other node has it");
+            buffer
+        })
+        .collect();
+    let mut group = c.benchmark_group("ways");
+    group.throughput(Throughput::Elements(1));
+    for count in [1, 8] {
+        let sent: Vec<_> = sent[..count].iter().map(|packet| IpPacket::parse(packet).expect("a packet")).collect();
+        let received: Vec<_> =
+            received[..count].iter().map(|packet| UdpPacket::parse(packet).expect("a packet")).collect();
+        let (mut sent, mut received) = (sent.iter().cycle(), received.iter().cycle());
+        let (mut routed, mut admitted) = (Routed::default(), Admitted::default());
+        group.bench_function(format!("to {count}, looked up"), |b| {
+            b.iter(|| here.route(network, one, black_box(sent.next().expect("endless")), 64));
+        });
+        group.bench_function(format!("to {count}, remembered"), |b| {
+            b.iter(|| here.route_after(network, one, black_box(sent.next().expect("endless")), 64, &mut routed));
+        });
+        let from = NodeId::from_u128(2);
+        group.bench_function(format!("from {count}, looked up"), |b| {
+            b.iter(|| here.ingress(from, black_box(received.next().expect("endless"))).is_ok());
+        });
+        group.bench_function(format!("from {count}, remembered"), |b| {
+            b.iter(|| here.ingress_after(from, black_box(received.next().expect("endless")), &mut admitted).is_ok());
+        });
+    }
+}
+
+criterion_group!(benches, data_path, ways);
 criterion_main!(benches);

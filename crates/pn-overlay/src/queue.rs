@@ -39,11 +39,17 @@ impl<T> FairQueue<T> {
     /// Appends an item of a flow, which [`flow`] tells, and returns how many items were dropped for it.
     #[must_use = "what is dropped is counted"]
     pub fn push(&mut self, flow: u32, cost: usize, item: T) -> usize {
+        let mut dropped = 0;
+        self.push_with(flow, cost, item, |_| dropped += 1);
+        dropped
+    }
+
+    /// Does what [`push`](Self::push) does, and hands over what is dropped.
+    pub fn push_with(&mut self, flow: u32, cost: usize, item: T, mut drop: impl FnMut(T)) {
         let flow = flow as usize % FLOWS;
         self.items.push_back(Item { flow, cost, item });
         self.cost += cost;
         self.cost_of[flow] += cost;
-        let mut dropped = 0;
         while self.cost > self.limit {
             let fattest = (0..FLOWS).max_by_key(|flow| self.cost_of[*flow]);
             let oldest = self.items.iter().position(|item| Some(item.flow) == fattest);
@@ -51,9 +57,8 @@ impl<T> FairQueue<T> {
                 break;
             };
             self.forget(&item);
-            dropped += 1;
+            drop(item.item);
         }
-        dropped
     }
 
     /// Takes the oldest item.

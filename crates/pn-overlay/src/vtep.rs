@@ -8,6 +8,7 @@ use pn_core::{ContainerId, Endpoint, NetworkId, NetworkPlan, NodeId, NodePlan, V
 
 use crate::drops::DropReason;
 use crate::packet::{ETHERNET_LEN, EthernetFrame, IPV6_LEN, IpPacket, UDP_LEN, UdpPacket};
+use crate::recent::Recent;
 use crate::vxlan;
 
 /// The most that is put in front of a container's packet.
@@ -133,15 +134,41 @@ impl Vtep {
         Ok(Route::Tunnel(Wrap::new(network, (from, to), packet.ethertype(), (host, port), via)))
     }
 
+    /// Does what [`route`](Self::route) does, and remembers what was found: a packet that claims what one of the last claimed, and
+    /// is no longer, is not looked up again. What is remembered holds for this value alone, and not for one of a later plan.
+    ///
+    /// # Errors
+    /// Those of [`route`](Self::route).
+    pub fn route_after(
+        &self,
+        network: NetworkId,
+        container: ContainerId,
+        packet: &IpPacket<'_>,
+        largest: usize,
+        before: &mut Routed,
+    ) -> Result<Route, DropReason> {
+        let addresses = (packet.source(), packet.destination());
+        let claim = (network, container, packet.protocol(), addresses);
+        let number = number(network.as_u128() as u64 ^ u64::from(packet.protocol()), addresses);
+        if let Some((route, checked)) = before.0.get(number, &claim)
+            && largest <= *checked
+        {
+            return Ok(*route);
+        }
+        let route = self.route(network, container, packet, largest)?;
+        before.0.insert(number, claim, (route, largest));
+        Ok(route)
+    }
+
     /// Takes a packet that a peer sent through the tunnel, checks all that it claims and says whom it is for.
     ///
     /// # Errors
     /// The first claim that does not hold.
     pub fn ingress<'a>(&self, from: NodeId, packet: &UdpPacket<'a>) -> Result<Ingress<'a>, DropReason> {
-        self.ingress_after(from, packet, &mut Admitted::default())
+        self.admit(from, packet)?.admit(inner(packet))
     }
 
-    /// Does what [`ingress`](Self::ingress) does, and remembers what was found: a packet that claims what the one before it
+    /// Does what [`ingress`](Self::ingress) does, and remembers what was found: a packet that claims what one of the last
     /// claimed is not looked up again. What is remembered holds for this value alone, and not for one of a later plan.
     ///
     /// # Errors
@@ -152,21 +179,19 @@ impl Vtep {
         packet: &UdpPacket<'a>,
         before: &mut Admitted,
     ) -> Result<Ingress<'a>, DropReason> {
-        let inner = packet.udp.payload.get(vxlan::HEADER_LEN + ETHERNET_LEN..).and_then(IpPacket::parse);
-        let claims = inner.as_ref().and_then(|inner| Claims::of(from, packet, inner));
-        let admitted = match &before.0 {
-            Some((same, admitted)) if claims.as_ref() == Some(same) => *admitted,
-            _ => {
-                let admitted = self.admit(from, packet)?;
-                before.0 = claims.map(|claims| (claims, admitted));
-                admitted
+        let inner = inner(packet);
+        let Some((claims, number)) = inner.as_ref().and_then(|inner| Claims::of(from, packet, inner)) else {
+            return self.admit(from, packet)?.admit(inner);
+        };
+        let admission = match before.0.get(number, &claims) {
+            Some(admission) => *admission,
+            None => {
+                let admission = self.admit(from, packet)?;
+                before.0.insert(number, claims, admission);
+                admission
             }
         };
-        let packet = inner.ok_or(DropReason::NotIp)?;
-        if packet.octets().len() > usize::from(admitted.mtu) {
-            return Err(DropReason::TooBig);
-        }
-        Ok(Ingress { network: admitted.network, container: admitted.container, packet })
+        admission.admit(inner)
     }
 
     /// Checks all claims but for lengths.
@@ -203,9 +228,21 @@ const fn carries(network: &NetworkPlan, packet: &IpPacket<'_>) -> bool {
     matches!(packet, IpPacket::V4(_)) || network.ipv6.is_some()
 }
 
-/// The last packet that was admitted: what it claimed, and what that came to.
+/// Returns the packet that one of the tunnel carries, where there is one.
+fn inner<'a>(packet: &UdpPacket<'a>) -> Option<IpPacket<'a>> {
+    packet.udp.payload.get(vxlan::HEADER_LEN + ETHERNET_LEN..).and_then(IpPacket::parse)
+}
+
+/// Where the last packets went: what they claimed, what that came to, and how long one was allowed to be.
 #[derive(Debug, Clone, Default)]
-pub struct Admitted(Option<(Claims, Admission)>);
+pub struct Routed(Recent<Claim, (Route, usize)>);
+
+/// All that a packet's route depends on, but for its length: who sends it, its protocol, source and destination.
+type Claim = (NetworkId, ContainerId, u8, (IpAddr, IpAddr));
+
+/// The last packets that were admitted: what they claimed, and what that came to.
+#[derive(Debug, Clone, Default)]
+pub struct Admitted(Recent<Claims, Admission>);
 
 /// All that a packet's admission depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -227,11 +264,36 @@ struct Admission {
 }
 
 impl Claims {
-    fn of(from: NodeId, packet: &UdpPacket<'_>, inner: &IpPacket<'_>) -> Option<Self> {
-        let headers = *packet.udp.payload.first_chunk()?;
+    /// Returns what a packet claims, and a number that it is remembered by.
+    fn of(from: NodeId, packet: &UdpPacket<'_>, inner: &IpPacket<'_>) -> Option<(Self, u64)> {
+        let (headers, vxlan) = (*packet.udp.payload.first_chunk()?, *packet.udp.payload.first_chunk()?);
         let addresses = (inner.source(), inner.destination());
-        Some(Self { from, destination: packet.destination, port: packet.udp.destination, headers, addresses })
+        let number = number(u64::from_be_bytes(vxlan), addresses);
+        Some((Self { from, destination: packet.destination, port: packet.udp.destination, headers, addresses }, number))
     }
+}
+
+impl Admission {
+    /// Admits the packet that it was given for, or another that claims the same.
+    fn admit(self, packet: Option<IpPacket<'_>>) -> Result<Ingress<'_>, DropReason> {
+        let packet = packet.ok_or(DropReason::NotIp)?;
+        if packet.octets().len() > usize::from(self.mtu) {
+            return Err(DropReason::TooBig);
+        }
+        Ok(Ingress { network: self.network, container: self.container, packet })
+    }
+}
+
+/// Returns a number for a pair of addresses, by which packets are remembered: one that says who sends to whom, and is another for
+/// whoever has the next address. What else they differ in moves it.
+fn number(other: u64, (source, destination): (IpAddr, IpAddr)) -> u64 {
+    // An IPv6 address ends as the container's IPv4 address.
+    let low = |address| match address {
+        IpAddr::V4(address) => u64::from(address.to_bits()),
+        IpAddr::V6(address) => address.to_bits() as u64,
+    };
+    let moved = other.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    low(destination).wrapping_add(low(source).wrapping_mul(9)).wrapping_add(moved)
 }
 
 /// What is put in front of a container's packet: IP and UDP between the nodes' tunnel addresses, VXLAN, Ethernet.

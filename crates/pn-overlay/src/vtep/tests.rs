@@ -80,7 +80,16 @@ fn packet<A: Into<IpAddr>>(from: A, to: A, len: usize) -> Vec<u8> {
 #[test]
 fn what_leaves_is_checked_and_routed() {
     let vtep = Vtep::new(state().node_plan(node(1)));
-    let egress = |n, from, packet: &[u8]| {
+    let mut before = Routed::default();
+    let mut egress = |n, from, packet: &[u8]| {
+        if let Some(packet) = IpPacket::parse(packet) {
+            let (network, container, len) = (network(n), container(from), packet.octets().len());
+            let found = vtep.route(network, container, &packet, len);
+            for _ in 0..2 {
+                let remembered = vtep.route_after(network, container, &packet, len, &mut before);
+                assert_eq!(remembered, found, "what is remembered changes nothing");
+            }
+        }
         let mut buffer = Vec::new();
         vtep.egress(network(n), container(from), packet, &mut buffer).map(|egress| match egress {
             Egress::Local(to) => format!("local {to}"),
