@@ -1,6 +1,6 @@
 //! The loop that carries packets: between the underlay socket, the tunnels, and the containers' stacks and interfaces.
 
-use core::net::IpAddr;
+use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use pn_core::backend::Observed;
 use pn_core::{BackendError, ContainerId, Generation, NetworkId, NodeId, NodePlan, Report};
-use pn_overlay::{Admitted, DropCounters, DropReason, FairQueue, Outbox, PeerStatus, Tunnel, Vtep, Wrap};
+use pn_overlay::{Admitted, DropCounters, DropReason, FairQueue, Outbox, PeerStatus, Recent, Routed, Tunnel, Vtep};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use tokio::runtime::Handle;
@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::offload::Coalescer;
 use crate::port::{Owner, Port, PortInner};
 use crate::resolver::Answerer;
+use crate::spares::Spares;
 use crate::tap::UnderlayTap;
 use crate::tun::{Interface, Tun};
 use crate::underlay::Underlay;
@@ -29,6 +30,7 @@ use crate::underlay::Underlay;
 mod carry;
 mod crew;
 mod plan;
+mod turn;
 
 pub(crate) use crew::Crew;
 use crew::Share;
@@ -62,13 +64,23 @@ pub(crate) struct Shared {
     /// Stacks that wait to be polled; `None` once nobody polls any more.
     ready: Mutex<Option<Vec<Arc<PortInner>>>>,
     /// What the other threads received for stacks.
-    handed_over: Mutex<FairQueue<(NetworkId, Owner, Vec<u8>)>>,
+    handed_over: Mutex<HandedOver>,
     /// Wakes the driver.
     wake: OwnedFd,
     /// Whether the driver sleeps, or is about to.
     is_asleep: AtomicBool,
     ports: Mutex<BTreeMap<ContainerId, Arc<PortInner>>>,
     random: AtomicU64,
+}
+
+/// A packet for a stack of a network.
+type ForStack = (NetworkId, Owner, Vec<u8>);
+
+/// Packets that wait for the thread that has the stacks, and buffers that it gave back.
+#[derive(Debug)]
+struct HandedOver {
+    packets: FairQueue<ForStack>,
+    spares: Spares,
 }
 
 /// What the backend asks of its driver.
@@ -135,21 +147,25 @@ pub(crate) struct Driver {
     resolvers: BTreeMap<NetworkId, tokio::task::AbortHandle>,
     /// Stacks that have something to do.
     due: VecDeque<Arc<PortInner>>,
+    /// What the other threads handed over last.
+    handed_over: Vec<ForStack>,
     /// When each stack wants to be polled without anything happening, both ways.
     deadlines: BTreeSet<(Duration, Owner)>,
     deadline_of: BTreeMap<Owner, Duration>,
     outbox: Outbox,
-    /// Where packets are wrapped.
-    buffer: Vec<u8>,
     /// Where packets of interfaces are read to, with room in front.
     packet: Box<[u8]>,
     /// Where packets of the tunnel are opened, how much of it is in use, and how those in it are put together.
     opened: Box<[u8]>,
     opened_to: usize,
     coalescer: Coalescer<usize>,
-    /// What the last packet of the tunnel was found to be, and the interface it was for.
+    /// Those of them that are for stacks.
+    arrived: Vec<(ContainerId, NetworkId, Range<usize>)>,
+    /// Where the last packets went.
+    routed: Routed,
+    /// What the last packets of the tunnel were found to be, and the interfaces they were for, if any.
     admitted: Admitted,
-    last_tun: Option<(ContainerId, usize)>,
+    places: Recent<ContainerId, Option<usize>>,
     /// Whether the last events came within [`LINGER`].
     is_lively: bool,
     epoch: Instant,
@@ -162,12 +178,7 @@ pub(crate) struct Attached {
     container: Option<ContainerId>,
     network: NetworkId,
     tun: Tun,
-    /// Where the last packet went through the tunnel, and how long one was allowed to be.
-    last: Option<(Claim, Wrap, usize)>,
 }
-
-/// What of a packet decides where it goes: protocol, source and destination.
-type Claim = (u8, IpAddr, IpAddr);
 
 impl std::fmt::Debug for PortInner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -181,7 +192,7 @@ impl Shared {
             node,
             drops,
             ready: Mutex::new(Some(Vec::new())),
-            handed_over: Mutex::new(FairQueue::new(MAX_HANDED_OVER)),
+            handed_over: Mutex::new(HandedOver { packets: FairQueue::new(MAX_HANDED_OVER), spares: Spares::default() }),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             is_asleep: AtomicBool::new(false),
             ports: Mutex::new(BTreeMap::new()),
@@ -269,16 +280,18 @@ impl Driver {
             tap_of: HashMap::new(),
             resolvers: BTreeMap::new(),
             due: VecDeque::new(),
+            handed_over: Vec::new(),
             deadlines: BTreeSet::new(),
             deadline_of: BTreeMap::new(),
             outbox: Outbox::new(),
-            buffer: Vec::new(),
             packet: vec![0; carry::PACKET_BUFFER].into_boxed_slice(),
             opened: vec![0; carry::OPENED_BUFFER].into_boxed_slice(),
             opened_to: 0,
             coalescer: Coalescer::new(),
+            arrived: Vec::new(),
+            routed: Routed::default(),
             admitted: Admitted::default(),
-            last_tun: None,
+            places: Recent::default(),
             is_lively: false,
             epoch: Instant::now(),
             next_tick: TICK,
@@ -402,11 +415,12 @@ impl Driver {
     /// Collects the stacks that somebody woke or whose time has come.
     fn collect_due(&mut self) {
         self.shared.take_ready(&mut self.due);
-        while let Some((network, to, packet)) = self.shared.take_handed_over() {
-            if let Err(reason) = self.deliver(network, to, packet) {
-                self.shared.drops.count(reason);
-            }
+        let mut handed_over = core::mem::take(&mut self.handed_over);
+        self.shared.take_handed_over(&mut handed_over);
+        for packets in handed_over.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+            self.deliver(packets[0].0, packets[0].1, packets.iter().map(|(.., packet)| &packet[..]));
         }
+        self.handed_over = handed_over;
         let now = self.now();
         while let Some((deadline, owner)) = self.deadlines.first().copied() {
             if deadline > now {

@@ -4,10 +4,13 @@
 
 use core::net::IpAddr;
 use core::time::Duration;
+use std::borrow::Cow;
 
 use pn_overlay::packet::{
     FRAGMENT, FRAGMENT_LEN, Fragment, IPV4_LEN, IPV6_LEN, IpPacket, set_ipv4_checksum, write_ip_header,
 };
+
+use crate::batch::Batch;
 
 /// How long the fragments of a packet wait for each other. Linux lets them for 30 s (`ipfrag_time`); at today's rates an
 /// identification comes around much sooner.
@@ -37,39 +40,48 @@ pub(crate) const fn max_payload(address: IpAddr) -> usize {
     }
 }
 
-/// Puts a payload into packets that fit an MTU: one that is no fragment, where that is enough. Returns whether it was not.
-pub(crate) fn fragment(payload: &[u8], mtu: u16, envelope: Envelope, mut emit: impl FnMut(Vec<u8>)) -> bool {
+/// Puts a payload, which is in two parts, into packets that fit an MTU: one that is no fragment, where that is enough. Returns
+/// whether it was not.
+pub(crate) fn fragment(payload: [&[u8]; 2], mtu: u16, envelope: Envelope, out: &mut Batch) -> bool {
     let Envelope { source, destination, protocol, .. } = envelope;
     let (ip_len, extension) = if source.is_ipv4() { (IPV4_LEN, 0) } else { (IPV6_LEN, FRAGMENT_LEN) };
-    if ip_len + payload.len() <= usize::from(mtu) {
-        let mut packet = vec![0; ip_len];
-        write_ip_header(&mut packet, protocol, source, destination, payload.len());
-        packet.extend(payload);
-        emit(packet);
+    let len = payload[0].len() + payload[1].len();
+    if ip_len + len <= usize::from(mtu) {
+        let packet = out.push(ip_len + len);
+        write_ip_header(packet, protocol, source, destination, len);
+        copy(payload, 0, &mut packet[ip_len..]);
         return false;
     }
     // All but the last carry a multiple of eight octets.
     let step = (usize::from(mtu) - ip_len - extension) & !7;
-    for (n, piece) in payload.chunks(step).enumerate() {
-        let (offset, more) = (n * step, (n + 1) * step < payload.len());
-        let mut packet = vec![0; ip_len + extension];
+    for offset in (0..len).step_by(step) {
+        let (piece, more) = ((len - offset).min(step), offset + step < len);
+        let packet = out.push(ip_len + extension + piece);
         let id = envelope.identification.to_be_bytes();
         if source.is_ipv4() {
-            write_ip_header(&mut packet, protocol, source, destination, piece.len());
+            write_ip_header(packet, protocol, source, destination, piece);
             let fields = (offset / 8) as u16 | u16::from(more) << 13;
             packet[4..6].copy_from_slice(&id[2..]);
             packet[6..8].copy_from_slice(&fields.to_be_bytes());
-            set_ipv4_checksum(&mut packet);
+            set_ipv4_checksum(packet);
         } else {
-            write_ip_header(&mut packet, FRAGMENT, source, destination, extension + piece.len());
-            packet[ip_len] = protocol;
+            write_ip_header(packet, FRAGMENT, source, destination, extension + piece);
+            packet[ip_len..ip_len + 2].copy_from_slice(&[protocol, 0]);
             packet[ip_len + 2..ip_len + 4].copy_from_slice(&(offset as u16 | u16::from(more)).to_be_bytes());
-            packet[ip_len + 4..].copy_from_slice(&id);
+            packet[ip_len + 4..ip_len + 8].copy_from_slice(&id);
         }
-        packet.extend(piece);
-        emit(packet);
+        copy(payload, offset, &mut packet[ip_len + extension..]);
     }
     true
+}
+
+/// Fills `out` with what begins at an offset of two parts, one behind the other.
+fn copy([first, second]: [&[u8]; 2], offset: usize, out: &mut [u8]) {
+    let of_first = first.get(offset..).unwrap_or_default();
+    let (start, rest) = out.split_at_mut(of_first.len().min(out.len()));
+    start.copy_from_slice(&of_first[..start.len()]);
+    let at = (offset + start.len()).saturating_sub(first.len());
+    rest.copy_from_slice(&second[at..at + rest.len()]);
 }
 
 /// Puts the fragments of packets together again.
@@ -100,9 +112,9 @@ impl Reassembly {
     ///
     /// Fragments that overlap, or disagree on where the packet ends, make the whole packet void: nobody sends such but to
     /// deceive (RFC 5722 has the reasons).
-    pub(crate) fn accept(&mut self, packet: &IpPacket<'_>, now: Duration) -> Option<Vec<u8>> {
+    pub(crate) fn accept<'a>(&mut self, packet: &IpPacket<'a>, now: Duration) -> Option<Cow<'a, [u8]>> {
         let Some(Fragment { identification, offset, more }) = packet.fragment() else {
-            return Some(packet.payload().to_vec());
+            return Some(packet.payload().into());
         };
         while let Some(first) = self.incomplete.first()
             && now >= first.deadline
@@ -121,7 +133,7 @@ impl Reassembly {
         self.octets += incomplete.payload.len() - before;
         match is_complete {
             Some(false) if self.octets <= MAX_OCTETS => None,
-            Some(true) => Some(self.remove(index)),
+            Some(true) => Some(self.remove(index).into()),
             // What makes it too much goes itself, and not what others have begun.
             Some(false) | None => {
                 self.remove(index);

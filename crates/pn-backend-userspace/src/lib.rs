@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod backend;
+mod batch;
 mod driver;
 mod fragment;
 mod link;
@@ -11,6 +12,7 @@ pub mod offload;
 pub mod port;
 pub mod probe;
 mod resolver;
+mod spares;
 mod sys;
 pub mod tap;
 pub mod tcp;

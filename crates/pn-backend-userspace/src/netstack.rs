@@ -1,4 +1,4 @@
-//! The sockets of one container, as a state machine: packets and time in, packets out.
+//! The sockets of one container, as a state machine: packets and time in, packets out, both in batches.
 //!
 //! TCP and ping are smoltcp's. UDP is ours, because datagrams larger than the MTU have to be fragmented, which smoltcp does
 //! for one at a time and forgets when a second begins.
@@ -18,7 +18,9 @@ use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpProtocol, checksum};
 use tokio::sync::Notify;
 
+use crate::batch::Batch;
 use crate::fragment::{Envelope, Reassembly, fragment, max_payload};
+use crate::spares::Spares;
 
 mod holes;
 mod orphans;
@@ -54,8 +56,8 @@ const BACKLOG: usize = 128;
 const UDP_QUEUE: usize = 1024 * 1024;
 const UDP_QUEUE_OVERHEAD: usize = 256;
 
-/// Packets that wait to be taken in or sent.
-const PACKET_QUEUE: usize = 4096;
+/// Octets of UDP that wait to be sent, with what is put in front of each packet.
+const SEND_QUEUE: usize = 256 * 1024;
 
 /// The ports that connections and sockets without one get (RFC 6335 §6).
 const EPHEMERAL: core::ops::RangeInclusive<u16> = 49_152..=65_535;
@@ -80,7 +82,6 @@ pub(crate) struct Netstack {
     mtu: u16,
     random: u64,
     interface: Interface,
-    device: Queues,
     sockets: SocketSet<'static>,
     listeners: BTreeMap<u16, Listener>,
     /// How connections ended; what is not here and is closed was given up.
@@ -90,8 +91,18 @@ pub(crate) struct Netstack {
     orphans: Orphans,
     holes: Holes,
     udp: BTreeMap<u16, UdpQueue>,
+    /// The UDP sockets that had nothing to read before the batch that is taken in.
+    arrived: Vec<u16>,
+    spares: Spares,
     reassembly: Reassembly,
     identification: u32,
+    /// What smoltcp sends.
+    segments: Batch,
+    /// What UDP sockets and raw ones send, and what did not leave of it in the turns before.
+    datagrams: Batch,
+    leaving: Batch,
+    /// Whether smoltcp has more to send than its turn had room for.
+    has_more: bool,
     /// Why it was closed, once it was.
     closed: Option<&'static str>,
 }
@@ -117,23 +128,23 @@ struct UdpQueue {
     changed: Arc<Notify>,
 }
 
-/// What smoltcp takes for a network device.
-struct Queues {
-    mtu: u16,
-    rx: FairQueue<Vec<u8>>,
-    tx: VecDeque<Vec<u8>>,
+/// What leaves a stack in a turn.
+#[derive(Debug)]
+pub(crate) struct Leaving {
+    /// TCP and ping, all of which leaves.
+    pub(crate) segments: Batch,
+    /// UDP, of which as much leaves as the turn has room for.
+    pub(crate) datagrams: Batch,
 }
 
 impl Netstack {
     /// Makes the stack of a container; `seed` is where sequence numbers and ports come from.
     pub(crate) fn new(addresses: Addresses, mtu: u16, seed: u64, now: Duration) -> Self {
-        let mut device = Queues { mtu, rx: FairQueue::new(PACKET_QUEUE), tx: VecDeque::new() };
         Self {
             addresses,
             mtu,
             random: seed | 1,
-            interface: interface(addresses, seed, &mut device, now),
-            device,
+            interface: interface(addresses, seed, mtu, now),
             sockets: SocketSet::new(Vec::new()),
             listeners: BTreeMap::new(),
             ends: HashMap::new(),
@@ -141,8 +152,14 @@ impl Netstack {
             orphans: Orphans::default(),
             holes: Holes::default(),
             udp: BTreeMap::new(),
+            arrived: Vec::new(),
+            spares: Spares::default(),
             reassembly: Reassembly::default(),
             identification: seed as u32,
+            segments: Batch::default(),
+            datagrams: Batch::default(),
+            leaving: Batch::default(),
+            has_more: false,
             closed: None,
         }
     }
@@ -154,9 +171,9 @@ impl Netstack {
     /// Changes the MTU for whatever is sent from now on; connections go on.
     pub(crate) fn set_mtu(&mut self, mtu: u16, now: Duration) {
         if self.mtu != mtu {
-            (self.mtu, self.device.mtu) = (mtu, mtu);
+            self.mtu = mtu;
             let seed = self.random();
-            self.interface = interface(self.addresses, seed, &mut self.device, now);
+            self.interface = interface(self.addresses, seed, mtu, now);
         }
     }
 
@@ -175,12 +192,13 @@ impl Netstack {
         self.closed.map_or(Ok(()), |reason| Err(io::Error::new(io::ErrorKind::NotConnected, reason)))
     }
 
-    /// Takes a packet for this container, and returns how many packets there was no room for any more.
+    /// Takes a packet of a batch for this container, and returns how many packets there was no room for any more. After the
+    /// batch, [`announce`](Self::announce) is to be called.
     #[must_use]
-    pub(crate) fn ingress(&mut self, packet: Vec<u8>, now: Duration) -> usize {
+    pub(crate) fn ingress(&mut self, packet: &[u8], now: Duration) -> usize {
         // What is for another address is not for anybody here.
         let is_ours = |packet: &IpPacket<'_>| self.addresses.like(packet.destination()) == Some(packet.destination());
-        let Some(parsed) = IpPacket::parse(&packet).filter(is_ours) else {
+        let Some(parsed) = IpPacket::parse(packet).filter(is_ours) else {
             return 0;
         };
         if parsed.protocol() == UDP {
@@ -193,7 +211,8 @@ impl Netstack {
         if parsed.protocol() == TCP {
             self.holes.note(&parsed, now);
         }
-        self.device.rx.push(queue::flow(&packet), 1, packet)
+        self.give(packet, now);
+        0
     }
 
     fn ingress_udp(&mut self, packet: &IpPacket<'_>, now: Duration) -> usize {
@@ -205,63 +224,85 @@ impl Netstack {
         };
         // IPv6 has no datagrams without a checksum (RFC 8200 §8.1).
         let has_checksum = payload[6..8] != [0, 0] || packet.source().is_ipv6();
-        let whole = &payload[..UDP_LEN + udp.payload.len()];
-        if has_checksum && udp_sum(packet.source(), packet.destination(), whole) != u16::MAX {
+        let parts = [&payload[..UDP_LEN], udp.payload];
+        if has_checksum && udp_sum(packet.source(), packet.destination(), parts) != u16::MAX {
             return 0;
         }
         let Some(queue) = self.udp.get_mut(&udp.destination) else {
             return 0;
         };
+        if queue.datagrams.is_empty() {
+            self.arrived.push(udp.destination);
+        }
         let cost = udp.payload.len() + UDP_QUEUE_OVERHEAD;
-        let datagram = (SocketAddr::new(packet.source(), udp.source), udp.payload.to_vec());
-        let dropped = queue.datagrams.push(queue::flow(packet.octets()), cost, datagram);
-        queue.changed.notify_one();
+        let datagram = (SocketAddr::new(packet.source(), udp.source), self.spares.fill(udp.payload));
+        let mut dropped = 0;
+        queue.datagrams.push_with(queue::flow(packet.octets()), cost, datagram, |(_, payload)| {
+            dropped += 1;
+            self.spares.put(payload);
+        });
         dropped
     }
 
-    /// Does what is due and moves what is to be sent to `out`, as many packets as there is room for. Returns when there is
-    /// something to do again, if nothing else happens before.
-    pub(crate) fn poll(&mut self, now: Duration, room: usize, out: &mut VecDeque<Vec<u8>>) -> Option<Duration> {
+    /// Tells readers of UDP sockets what a batch has brought; those of TCP know.
+    pub(crate) fn announce(&mut self) {
+        for port in self.arrived.drain(..) {
+            if let Some(queue) = self.udp.get(&port) {
+                queue.changed.notify_one();
+            }
+        }
+    }
+
+    /// Gives smoltcp a packet.
+    fn give(&mut self, packet: &[u8], now: Duration) {
+        let (port, flags) = segment(packet).unzip();
+        let flags = flags.unwrap_or(0);
+        let ending = (flags & (RST | FIN) != 0).then(|| self.connection_of(packet)).flatten();
+        if let Some(port) = port
+            && flags & (SYN | ACK) == SYN
+            && !self.has_room(port)
+        {
+            // smoltcp would refuse it. The other side asks again, and somebody may have accepted one by then.
+            return;
+        }
+        let mut wire = Wire { mtu: self.mtu, received: Some(packet), sent: &mut self.segments };
+        let _: PollIngressSingleResult = self.interface.poll_ingress_single(instant(now), &mut wire, &mut self.sockets);
+        if let Some(handle) = ending {
+            self.note_end(handle, flags);
+        }
+        if let Some(port) = port {
+            self.settle_listener(port);
+        }
+    }
+
+    /// Does what is due and returns what is to be sent, which is to be [put back](Self::put_back), and when there is something to
+    /// do again, if nothing else happens before. `room` is how many packets TCP makes, but for one of each connection.
+    pub(crate) fn poll(&mut self, now: Duration, room: usize) -> (Leaving, Option<Duration>) {
         let instant = instant(now);
         self.interface.poll_maintenance(instant);
         for packet in self.holes.lost(now) {
-            // Where it has no room, there is enough to do without it.
-            let _dropped = self.device.rx.push(queue::flow(&packet), 1, packet);
-        }
-        while let Some(packet) = self.device.rx.front() {
-            let (port, flags) = segment(packet).unzip();
-            let flags = flags.unwrap_or(0);
-            let ending = (flags & (RST | FIN) != 0).then(|| self.connection_of(packet)).flatten();
-            if let Some(port) = port
-                && flags & (SYN | ACK) == SYN
-                && !self.has_room(port)
-            {
-                // smoltcp would refuse it. The other side asks again, and somebody may have accepted one by then.
-                self.device.rx.pop();
-                continue;
-            }
-            let result = self.interface.poll_ingress_single(instant, &mut self.device, &mut self.sockets);
-            if let Some(handle) = ending {
-                self.note_end(handle, flags);
-            }
-            if matches!(result, PollIngressSingleResult::None) {
-                break;
-            }
-            if let Some(port) = port {
-                self.settle_listener(port);
-            }
+            self.give(&packet, now);
         }
         let give_up_at = self.orphans.give_up(&mut self.sockets, now);
-        while self.interface.poll_egress(instant, &mut self.device, &mut self.sockets) == PollResult::SocketStateChanged
-        {
+        loop {
+            // Each connection that has something to send sends one packet.
+            let mut wire = Wire { mtu: self.mtu, received: None, sent: &mut self.segments };
+            let result = self.interface.poll_egress(instant, &mut wire, &mut self.sockets);
+            self.has_more = result == PollResult::SocketStateChanged;
+            if !self.has_more || self.segments.len() >= room {
+                break;
+            }
         }
         self.orphans.bury(&mut self.sockets);
-        let taken = self.device.tx.len().min(room);
-        out.extend(self.device.tx.drain(..taken));
+        if self.leaving.is_empty() {
+            core::mem::swap(&mut self.leaving, &mut self.datagrams);
+        }
+        let segments = core::mem::take(&mut self.segments);
+        let leaving = Leaving { segments, datagrams: core::mem::take(&mut self.leaving) };
         let next = self.interface.poll_at(instant, &self.sockets);
         let micros = |next: Instant| u64::try_from(next.total_micros()).unwrap_or(0).div_ceil(CLOCK_RATE.into());
         let next = next.map(|next| Duration::from_micros(micros(next)).max(now));
-        next.into_iter().chain(give_up_at).chain(self.holes.next()).min()
+        (leaving, next.into_iter().chain(give_up_at).chain(self.holes.next()).min())
     }
 
     /// Keeps what has to be known of a connection that a packet with these flags may have ended.
@@ -287,12 +328,17 @@ impl Netstack {
         self.rests.get_mut(&handle)
     }
 
-    /// Takes back what was not sent yet, and returns whether anything is left to send.
-    pub(crate) fn put_back(&mut self, packets: &mut VecDeque<Vec<u8>>) -> bool {
-        while let Some(packet) = packets.pop_back() {
-            self.device.tx.push_front(packet);
+    /// Takes back what was not sent yet, and the memory of what was; returns whether anything is left to send.
+    pub(crate) fn put_back(&mut self, Leaving { mut segments, mut datagrams }: Leaving) -> bool {
+        if self.segments.is_empty() {
+            segments.clear();
+            self.segments = segments;
         }
-        !self.device.tx.is_empty()
+        if datagrams.is_empty() {
+            datagrams.clear();
+        }
+        self.leaving = datagrams;
+        self.has_more || !(self.segments.is_empty() && self.leaving.is_empty() && self.datagrams.is_empty())
     }
 
     /// Returns whether one more connection to a port is answered, be it that nobody listens there and it is refused.
@@ -351,32 +397,33 @@ impl Netstack {
 
     /// Sorts a listener's connections and sees to it that one listens while there is room.
     fn settle_listener(&mut self, port: u16) {
-        let Some(listener) = self.listeners.get_mut(&port) else {
+        let Some(Listener { pending, established, changed }) = self.listeners.get_mut(&port) else {
             return;
         };
         let mut listening = false;
-        let mut pending = Vec::with_capacity(listener.pending.len() + 1);
-        for handle in listener.pending.drain(..) {
-            match self.sockets.get_mut::<tcp::Socket<'_>>(handle).state() {
-                tcp::State::Listen => {
-                    listening = true;
-                    pending.push(handle);
-                }
-                tcp::State::SynReceived | tcp::State::SynSent => pending.push(handle),
-                tcp::State::Closed | tcp::State::TimeWait => drop(self.sockets.remove(handle)),
-                tcp::State::Established
-                | tcp::State::CloseWait
-                | tcp::State::FinWait1
-                | tcp::State::FinWait2
-                | tcp::State::Closing
-                | tcp::State::LastAck => {
-                    self.sockets.get_mut::<tcp::Socket<'_>>(handle).set_timeout(Some(ticks(TCP_TIMEOUT)));
-                    listener.established.push_back(handle);
-                    listener.changed.notify_one();
-                }
+        pending.retain(|handle| match self.sockets.get_mut::<tcp::Socket<'_>>(*handle).state() {
+            tcp::State::Listen => {
+                listening = true;
+                true
             }
-        }
-        if !listening && pending.len() + listener.established.len() < BACKLOG {
+            tcp::State::SynReceived | tcp::State::SynSent => true,
+            tcp::State::Closed | tcp::State::TimeWait => {
+                self.sockets.remove(*handle);
+                false
+            }
+            tcp::State::Established
+            | tcp::State::CloseWait
+            | tcp::State::FinWait1
+            | tcp::State::FinWait2
+            | tcp::State::Closing
+            | tcp::State::LastAck => {
+                self.sockets.get_mut::<tcp::Socket<'_>>(*handle).set_timeout(Some(ticks(TCP_TIMEOUT)));
+                established.push_back(*handle);
+                changed.notify_one();
+                false
+            }
+        });
+        if !listening && pending.len() + established.len() < BACKLOG {
             let mut socket = new_tcp();
             socket.listen(port).expect("a new socket listens on any port but 0");
             let handle = self.sockets.add(socket);
@@ -385,7 +432,6 @@ impl Netstack {
             self.rests.remove(&handle);
             pending.push(handle);
         }
-        listener.pending = pending;
     }
 
     /// Starts to make a connection.
@@ -499,13 +545,23 @@ impl Netstack {
         self.udp.remove(&port);
     }
 
-    /// Takes the next datagram of a socket.
-    pub(crate) fn receive_udp(&mut self, port: u16) -> io::Result<Option<(SocketAddr, Vec<u8>)>> {
+    /// Takes the next datagram of a socket into a buffer, and returns how much of it that took and where it came from.
+    pub(crate) fn receive_udp(&mut self, port: u16, buffer: &mut [u8]) -> io::Result<Option<(usize, SocketAddr)>> {
         self.check_open()?;
         let Some(queue) = self.udp.get_mut(&port) else {
             return Ok(None);
         };
-        Ok(queue.datagrams.pop())
+        let Some((from, payload)) = queue.datagrams.pop() else {
+            return Ok(None);
+        };
+        if !queue.datagrams.is_empty() {
+            // Others may wait too, and a permit is one for all that came before.
+            queue.changed.notify_one();
+        }
+        let len = payload.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&payload[..len]);
+        self.spares.put(payload);
+        Ok(Some((len, from)))
     }
 
     /// Sends a datagram, in fragments where it must; `false` where there is no room now.
@@ -517,24 +573,21 @@ impl Netstack {
             let message = format!("a datagram of {} octets: at most {most} fit", payload.len());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
-        if self.device.tx.len() >= PACKET_QUEUE {
+        if self.datagrams.used() >= SEND_QUEUE {
             return Ok(false);
         }
-        let mut datagram = Vec::with_capacity(UDP_LEN + payload.len());
-        datagram.extend(from.to_be_bytes());
-        datagram.extend(to.port().to_be_bytes());
-        datagram.extend(((UDP_LEN + payload.len()) as u16).to_be_bytes());
-        datagram.extend([0, 0]);
-        datagram.extend(payload);
+        let mut header = [0; UDP_LEN];
+        header[..2].copy_from_slice(&from.to_be_bytes());
+        header[2..4].copy_from_slice(&to.port().to_be_bytes());
+        header[4..6].copy_from_slice(&((UDP_LEN + payload.len()) as u16).to_be_bytes());
         // 0 would mean "not computed"; its complement sums to the same (RFC 768).
-        let sum = match !udp_sum(source, destination, &datagram) {
+        let sum = match !udp_sum(source, destination, [&header, payload]) {
             0 => u16::MAX,
             sum => sum,
         };
-        datagram[6..8].copy_from_slice(&sum.to_be_bytes());
+        header[6..].copy_from_slice(&sum.to_be_bytes());
         let envelope = Envelope { source, destination, protocol: UDP, identification: self.identification };
-        let tx = &mut self.device.tx;
-        let is_cut = fragment(&datagram, self.mtu, envelope, |packet| tx.push_back(packet));
+        let is_cut = fragment([&header, payload], self.mtu, envelope, &mut self.datagrams);
         // Only fragments need one of their own (RFC 6864 §4.1), and of IPv4's there are few to go around.
         self.identification = self.identification.wrapping_add(is_cut.into());
         Ok(true)
@@ -543,10 +596,10 @@ impl Netstack {
     /// Queues a packet that a container made itself.
     pub(crate) fn send_raw(&mut self, packet: &[u8]) -> io::Result<bool> {
         self.check_open()?;
-        if self.device.tx.len() >= PACKET_QUEUE {
+        if self.datagrams.used() >= SEND_QUEUE {
             return Ok(false);
         }
-        self.device.tx.push_back(packet.to_vec());
+        self.datagrams.push(packet.len()).copy_from_slice(packet);
         Ok(true)
     }
 
@@ -584,10 +637,11 @@ fn ticks(time: Duration) -> smoltcp::time::Duration {
     (time * CLOCK_RATE).into()
 }
 
-fn interface(addresses: Addresses, seed: u64, device: &mut Queues, now: Duration) -> Interface {
+fn interface(addresses: Addresses, seed: u64, mtu: u16, now: Duration) -> Interface {
     let mut config = Config::new(HardwareAddress::Ip);
     config.random_seed = seed;
-    let mut interface = Interface::new(config, device, instant(now));
+    let mut wire = Wire { mtu, received: None, sent: &mut Batch::default() };
+    let mut interface = Interface::new(config, &mut wire, instant(now));
     // No route: what to reach is the network's affair. The prefix only has to hold the address.
     interface.update_ip_addrs(|own| {
         let v4 = IpCidr::new(addresses.v4.into(), 32);
@@ -610,11 +664,11 @@ fn new_tcp() -> tcp::Socket<'static> {
     socket
 }
 
-/// Sums a UDP datagram with its pseudo header; a right checksum makes it all ones.
-fn udp_sum(source: IpAddr, destination: IpAddr, datagram: &[u8]) -> u16 {
-    let len = u32::try_from(datagram.len()).expect("a datagram has 65 535 octets at most");
+/// Sums a UDP datagram, header and payload, with its pseudo header; a right checksum makes it all ones.
+fn udp_sum(source: IpAddr, destination: IpAddr, datagram: [&[u8]; 2]) -> u16 {
+    let len = u32::try_from(datagram[0].len() + datagram[1].len()).expect("a datagram has 65 535 octets at most");
     let pseudo = checksum::pseudo_header(&source.into(), &destination.into(), IpProtocol::Udp, len);
-    checksum::combine(&[pseudo, checksum::data(datagram)])
+    checksum::combine(&[pseudo, checksum::data(datagram[0]), checksum::data(datagram[1])])
 }
 
 /// Returns the port a TCP packet is for, and its flags.
@@ -632,17 +686,30 @@ const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
-impl phy::Device for Queues {
-    type RxToken<'a> = Received;
-    type TxToken<'a> = ToSend<'a>;
+/// What smoltcp takes for a network device, for one packet or one turn.
+struct Wire<'a> {
+    mtu: u16,
+    received: Option<&'a [u8]>,
+    sent: &'a mut Batch,
+}
 
-    fn receive(&mut self, _: Instant) -> Option<(Received, ToSend<'_>)> {
-        let packet = self.rx.pop()?;
-        Some((Received(packet), ToSend(&mut self.tx)))
+impl phy::Device for Wire<'_> {
+    type RxToken<'a>
+        = Received<'a>
+    where
+        Self: 'a;
+    type TxToken<'a>
+        = ToSend<'a>
+    where
+        Self: 'a;
+
+    fn receive(&mut self, _: Instant) -> Option<(Received<'_>, ToSend<'_>)> {
+        let packet = self.received.take()?;
+        Some((Received(packet), ToSend(self.sent)))
     }
 
     fn transmit(&mut self, _: Instant) -> Option<ToSend<'_>> {
-        (self.tx.len() < PACKET_QUEUE).then_some(ToSend(&mut self.tx))
+        Some(ToSend(self.sent))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -653,22 +720,19 @@ impl phy::Device for Queues {
     }
 }
 
-struct Received(Vec<u8>);
+struct Received<'a>(&'a [u8]);
 
-impl phy::RxToken for Received {
+impl phy::RxToken for Received<'_> {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(&self.0)
+        f(self.0)
     }
 }
 
-struct ToSend<'a>(&'a mut VecDeque<Vec<u8>>);
+struct ToSend<'a>(&'a mut Batch);
 
 impl phy::TxToken for ToSend<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut packet = vec![0; len];
-        let result = f(&mut packet);
-        self.0.push_back(packet);
-        result
+        f(self.0.push(len))
     }
 }
 

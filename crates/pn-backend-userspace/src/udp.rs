@@ -58,13 +58,9 @@ impl UdpSocket {
     pub async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         loop {
             let changed = self.changed.notified();
-            let received = self.port.lock().receive_udp(self.local.port())?;
-            if let Some((from, payload)) = received {
-                // Others may wait too, and a permit is one for all that came before.
-                self.changed.notify_one();
-                let len = payload.len().min(buffer.len());
-                buffer[..len].copy_from_slice(&payload[..len]);
-                return Ok((len, from));
+            let received = self.port.lock().receive_udp(self.local.port(), buffer)?;
+            if let Some(received) = received {
+                return Ok(received);
             }
             changed.await;
         }

@@ -209,3 +209,36 @@ async fn containers_behind_a_bridge_share_one_interface() {
     assert!(!bridge.ip(&["link"]).contains("pn-tap"));
     assert!(backend.port(a).is_ok());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_written_to_the_network_that_a_containers_id_was_in_before() {
+    if !namespace::is_root() {
+        return;
+    }
+    let mut cluster = Cluster::start(2).await;
+    let (reused, before) = (cluster.add(1, 1), cluster.add(1, 2));
+    let (marker, after) = (cluster.add(2, 1), cluster.add(2, 2));
+    // The network stays, and its interface.
+    cluster.add(1, 1);
+    cluster.apply().await;
+    let (inside, node) = (Namespace::new(), &cluster.region.nodes()[0]);
+    let tap = TapPort::in_netns(inside.path(), "pn-tap".parse().unwrap());
+    node.backend.attach_network(cluster::network(1), tap).await.unwrap();
+    let node = node.id;
+
+    // What is for the interface arrives before what is for the socket.
+    let (marker, after) = (cluster.port(marker).bind_udp(9).unwrap(), cluster.port(after).bind_udp(0).unwrap());
+    let before = cluster.port(before).bind_udp(0).unwrap();
+    before.send_to(b"x", (address(&cluster, reused), 9)).await.unwrap();
+    after.send_to(b"x", marker.local_addr()).await.unwrap();
+    timeout(LIMIT, marker.recv_from(&mut [0; 9])).await.unwrap().unwrap();
+
+    cluster.change(Change::Fail(reused));
+    cluster.change(Change::Start { container: reused, slot: cluster::slot(2, "web", 77), node });
+    cluster.change(Change::Ready(reused));
+    cluster.apply().await;
+    let socket = cluster.port(reused).bind_udp(9).unwrap();
+    after.send_to(b"hello", socket.local_addr()).await.unwrap();
+    let (len, from) = timeout(LIMIT, socket.recv_from(&mut [0; 9])).await.unwrap().unwrap();
+    assert_eq!((len, from), (5, after.local_addr()));
+}

@@ -1,9 +1,10 @@
-//! Packets on their way: out of the tunnel, out of interfaces, out of stacks.
+//! Packets on their way: out of the tunnel, out of interfaces.
 
+use core::iter::once;
 use core::net::SocketAddr;
 use core::ops::Range;
 use core::sync::atomic::Ordering;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
@@ -11,9 +12,9 @@ use pn_core::{ContainerId, NetworkId};
 use pn_overlay::packet::{ETHERNET_LEN, EthernetFrame, IpPacket, UDP, UdpDatagram, udp_reply};
 use pn_overlay::{DropReason, Opener, Route};
 
-use super::{Attached, Driver, crew};
+use super::{Attached, Crew, Driver, crew};
 use crate::offload::{Segments, VirtioHeader, complete_checksum};
-use crate::port::{DNS_PORT, Owner, PortInner};
+use crate::port::{DNS_PORT, Owner};
 use crate::tap::Direction;
 
 /// Batches of datagrams taken from the underlay before containers get their turn.
@@ -22,14 +23,6 @@ const BATCHES: usize = 4;
 /// Packets that an interface sends before others get their turn, and octets.
 const READS: usize = 64;
 const READ_OCTETS: usize = 256 * 1024;
-
-/// Packets of a stack that are carried before others get their turn, and what an answer of the resolver counts for: one
-/// may cost as much as many packets.
-const BUDGET: usize = 128;
-const ANSWER_COST: usize = 16;
-
-/// How many whole turns stacks get before the underlay has one, where there are not more that wait.
-const LOCAL_TURNS: usize = 8;
 
 /// Room in front of a packet for all that it is wrapped into.
 const HEADROOM: usize = 128;
@@ -47,7 +40,7 @@ const MIN_BUFFER: usize = 148;
 const MAX_PIECES: usize = 127;
 
 /// Octets that wait for the underlay before they are sent, though there may be more to come.
-const FLUSH: usize = 60_000;
+pub(super) const FLUSH: usize = 60_000;
 
 impl Driver {
     /// Takes datagrams from the underlay.
@@ -76,7 +69,7 @@ impl Driver {
             }
         }
         // Not before: where each datagram is a message of its own, a batch is little to put together.
-        self.write_merged();
+        self.give_opened();
     }
 
     fn open(
@@ -87,7 +80,7 @@ impl Driver {
         datagram: Range<usize>,
     ) -> Result<(), DropReason> {
         if self.opened.len() - self.opened_to < datagram.len().max(MIN_BUFFER) {
-            self.write_merged();
+            self.give_opened();
         }
         let datagram = &self.underlay.message(message).1[datagram];
         if let Some(tap) = &self.tap {
@@ -101,27 +94,39 @@ impl Driver {
         };
         let ingress = self.vtep.ingress_after(node, &packet, &mut self.admitted)?;
         let (network, container, packet) = (ingress.network, ingress.container, ingress.packet.octets());
-        let place = match self.last_tun {
-            Some((last, place)) if last == container => place,
-            _ => match place_of(&self.tun_of, &self.tap_of, network, container) {
-                Some(place) => place,
-                None => {
-                    let packet = packet.to_vec();
-                    return self.deliver(network, Owner::Container(container), packet);
-                }
-            },
+        let number = container.as_u128() as u64;
+        let place = match self.places.get(number, &container) {
+            Some(place) => *place,
+            None => {
+                let place = place_of(&self.tun_of, &self.tap_of, network, container);
+                self.places.insert(number, container, place);
+                place
+            }
         };
-        self.last_tun = Some((container, place));
         // It waits for those that follow it, where it lies.
         let start = self.opened_to + (packet.as_ptr().addr() - base);
         let packet = start..start + packet.len();
         self.opened_to = packet.end;
-        self.coalescer.push(place, &self.opened, packet);
+        match place {
+            Some(place) => self.coalescer.push(place, &self.opened, packet),
+            None => self.arrived.push((container, network, packet)),
+        }
         Ok(())
     }
 
-    /// Gives interfaces what was opened for them, as few packets.
-    fn write_merged(&mut self) {
+    /// Gives interfaces what was opened for them, as few packets, and stacks what was opened for each, at once.
+    fn give_opened(&mut self) {
+        let mut arrived = core::mem::take(&mut self.arrived);
+        // What is for one lies together then, in its order.
+        arrived.sort_unstable_by_key(|(container, _, packet)| (*container, packet.start));
+        for packets in arrived.chunk_by(|(a, ..), (b, ..)| a == b) {
+            let (container, network, _) = packets[0];
+            self.give(network, Owner::Container(container), |driver, take| {
+                packets.iter().for_each(|(.., packet)| take(&driver.opened[packet.clone()]));
+            });
+        }
+        arrived.clear();
+        self.arrived = arrived;
         let (tuns, drops) = (&self.tuns, &self.shared.drops);
         self.coalescer.drain(&mut self.opened, |merged, buffer| {
             let rest = merged.rest.iter().map(|range| &buffer[range.clone()]);
@@ -132,24 +137,37 @@ impl Driver {
         self.opened_to = 0;
     }
 
-    /// Gives a packet to a container or resolver of this node.
-    pub(super) fn deliver(&mut self, network: NetworkId, to: Owner, packet: Vec<u8>) -> Result<(), DropReason> {
+    /// Gives packets to a container or resolver of this node.
+    pub(super) fn deliver<'a>(&mut self, network: NetworkId, to: Owner, packets: impl Iterator<Item = &'a [u8]>) {
         if let Owner::Container(container) = to
             && let Some(place) = place_of(&self.tun_of, &self.tap_of, network, container)
         {
-            return write(&self.tuns, place, VirtioHeader::default().emit(false), &packet, [].into_iter());
+            let header = VirtioHeader::default().emit(false);
+            let results = packets.map(|packet| write(&self.tuns, place, header, packet, [].into_iter()));
+            return results.filter_map(Result::err).for_each(|reason| self.shared.drops.count(reason));
         }
-        let packet = match self.hand_over(network, to, packet) {
-            Ok(result) => return result,
-            Err(packet) => packet,
-        };
-        let stack = self.stacks.get(&to).ok_or(DropReason::UnknownDestination)?;
-        let dropped = stack.lock().ingress(packet, self.epoch.elapsed());
-        if !stack.is_queued.swap(true, Ordering::AcqRel) {
-            self.due.push_back(Arc::clone(stack));
+        self.give(network, to, |_, take| packets.for_each(take));
+    }
+
+    /// Gives packets to a stack of this node, which is locked once for all that `each` has it take; or to the thread that has it.
+    pub(super) fn give(&mut self, network: NetworkId, to: Owner, each: impl FnOnce(&mut Self, &mut dyn FnMut(&[u8]))) {
+        let (mut dropped, mut lost) = (0, 0);
+        if let Crew::Other(first) = &self.crew {
+            dropped = Arc::clone(first).hand_over(network, to, |take| each(self, take));
+        } else if let Some(stack) = self.stacks.get(&to).map(Arc::clone) {
+            let now = self.now();
+            let mut taking = stack.lock();
+            each(self, &mut |packet| dropped += taking.ingress(packet, now));
+            taking.announce();
+            drop(taking);
+            if !stack.is_queued.swap(true, Ordering::AcqRel) {
+                self.due.push_back(stack);
+            }
+        } else {
+            each(self, &mut |_| lost += 1);
         }
         (0..dropped).for_each(|_| self.shared.drops.count(DropReason::QueueFull));
-        Ok(())
+        (0..lost).for_each(|_| self.shared.drops.count(DropReason::UnknownDestination));
     }
 
     /// Takes packets that a container's interface sends.
@@ -186,7 +204,7 @@ impl Driver {
 
     /// Sends a packet that was read from an interface on its way.
     fn forward_read(&mut self, place: usize, read: Range<usize>) -> Result<(), DropReason> {
-        let attached = self.tuns.get_mut(place).and_then(Option::as_mut).ok_or(DropReason::UnknownDestination)?;
+        let attached = self.tuns.get(place).and_then(Option::as_ref).ok_or(DropReason::UnknownDestination)?;
         let (network, link) = (attached.network, attached.link_len());
         let header = *self.packet[read.start..].first_chunk().expect("there is room for a header");
         let header = VirtioHeader::shifted(header, -(link as i16));
@@ -206,18 +224,8 @@ impl Driver {
             }
         };
         let mut pieces = Pieces::new(&told, &self.packet, whole.clone())?;
-        let claim = (packet.protocol(), packet.source(), packet.destination());
         let largest = pieces.largest();
-        let route = match attached.last {
-            Some((last, wrap, checked)) if last == claim && largest <= checked => Route::Tunnel(wrap),
-            _ => {
-                let route = self.vtep.route(network, container, &packet, largest)?;
-                if let Route::Tunnel(wrap) = route {
-                    attached.last = Some((claim, wrap, largest));
-                }
-                route
-            }
-        };
+        let route = self.vtep.route_after(network, container, &packet, largest, &mut self.routed)?;
         let to = match route {
             Route::Tunnel(wrap) => {
                 let tunnel = Arc::clone(&self.tunnel);
@@ -244,106 +252,23 @@ impl Driver {
             },
             Route::Resolver => match self.answer(network, &packet) {
                 Some(None) => return Ok(()),
-                Some(Some(reply)) => return self.deliver(network, Owner::Container(container), reply),
+                Some(Some(reply)) => {
+                    self.deliver(network, Owner::Container(container), once(&reply[..]));
+                    return Ok(());
+                }
                 None => Owner::Resolver(network),
             },
         };
-        self.deliver_pieces(network, to, pieces);
+        self.give(network, to, |driver, take| {
+            while let Some(piece) = pieces.next(&mut driver.packet) {
+                take(&driver.packet[piece]);
+            }
+        });
         Ok(())
     }
 
-    fn deliver_pieces(&mut self, network: NetworkId, to: Owner, mut pieces: Pieces) {
-        while let Some(piece) = pieces.next(&mut self.packet) {
-            let packet = self.packet[piece].to_vec();
-            // What is dropped for one may be another's.
-            if let Err(reason) = self.deliver(network, to, packet) {
-                self.shared.drops.count(reason);
-            }
-        }
-    }
-
-    /// Polls stacks and forwards what they send, until a turn of all that are due is over.
-    pub(super) fn carry(&mut self) {
-        let mut packets = VecDeque::new();
-        // Local traffic makes stacks due again. A few turns of those that are alone spare them the way around the loop;
-        // otherwise they get their next turn after the underlay had one.
-        let mut budget = LOCAL_TURNS * BUDGET;
-        let mut turns = self.due.len();
-        while turns > 0 || budget > 0 {
-            let Some(stack) = self.due.pop_front() else {
-                return;
-            };
-            turns = turns.saturating_sub(1);
-            budget = budget.saturating_sub(self.turn(&stack, &mut packets).max(1));
-        }
-    }
-
-    /// Polls a stack and forwards what it sends, as far as its budget goes, and returns what that came to.
-    fn turn(&mut self, stack: &Arc<PortInner>, packets: &mut VecDeque<Vec<u8>>) -> usize {
-        stack.is_queued.store(false, Ordering::Release);
-        let next = stack.lock().poll(self.epoch.elapsed(), BUDGET, packets);
-        let is_current = self.stacks.get(&stack.owner).is_some_and(|current| Arc::ptr_eq(current, stack));
-        if !is_current {
-            packets.clear();
-            return 0;
-        }
-        self.set_deadline(stack.owner, next);
-        let mut cost = 0;
-        while cost < BUDGET
-            && let Some(packet) = packets.pop_front()
-        {
-            match self.forward(stack, packet) {
-                Ok(more) => cost += more,
-                Err(reason) => {
-                    cost += 1;
-                    self.shared.drops.count(reason);
-                }
-            }
-        }
-        // What is left waits behind the others.
-        if stack.lock().put_back(packets) && !stack.is_queued.swap(true, Ordering::AcqRel) {
-            self.due.push_back(Arc::clone(stack));
-        }
-        cost
-    }
-
-    /// Sends a packet of a stack on its way, and returns how many it counts for.
-    fn forward(&mut self, from: &PortInner, packet: Vec<u8>) -> Result<usize, DropReason> {
-        let parsed = IpPacket::parse(&packet).ok_or(DropReason::NotIp)?;
-        let container = match from.owner {
-            Owner::Container(container) => container,
-            Owner::Resolver(network) => {
-                let network = self.vtep.plan().networks.get(&network).ok_or(DropReason::UnknownVni)?;
-                let to = network.endpoint_at(parsed.destination()).ok_or(DropReason::UnknownDestination)?.container;
-                return self.deliver(from.network, Owner::Container(to), packet).map(|()| 1);
-            }
-        };
-        match self.vtep.route(from.network, container, &parsed, parsed.octets().len()) {
-            Ok(Route::Tunnel(wrap)) => {
-                self.buffer.clear();
-                self.buffer.resize(wrap.len(), 0);
-                self.buffer.extend_from_slice(parsed.octets());
-                wrap.write(&mut self.buffer, wrap.len());
-                crew::read(&self.tunnel).seal(wrap.via(), &self.buffer, &mut self.outbox).map(|()| 1)
-            }
-            Ok(Route::Local(to)) => self.deliver(from.network, Owner::Container(to), packet).map(|()| 1),
-            Ok(Route::Resolver) => match self.answer(from.network, &parsed) {
-                Some(reply) => {
-                    reply.map_or(Ok(()), |reply| self.deliver(from.network, from.owner, reply)).map(|()| ANSWER_COST)
-                }
-                None => self.deliver(from.network, Owner::Resolver(from.network), packet).map(|()| 1),
-            },
-            Err(reason) => {
-                if reason == DropReason::UnknownDestination {
-                    from.lock().unreachable(parsed.destination());
-                }
-                Err(reason)
-            }
-        }
-    }
-
     /// Answers a DNS query over UDP in place. `None` where the packet is none, or others have to be asked.
-    fn answer(&self, network: NetworkId, packet: &IpPacket<'_>) -> Option<Option<Vec<u8>>> {
+    pub(super) fn answer(&self, network: NetworkId, packet: &IpPacket<'_>) -> Option<Option<Vec<u8>>> {
         let IpPacket::V4(packet) = packet else { return None };
         let answerer = self.answerer.as_ref()?;
         let udp = (packet.protocol() == UDP && packet.fragment().is_none())
@@ -365,7 +290,7 @@ impl Driver {
 }
 
 /// Gives a packet, in pieces, to an interface; `header` says what there is to say of it.
-fn write<'a>(
+pub(super) fn write<'a>(
     tuns: &[Option<Attached>],
     place: usize,
     header: [u8; VirtioHeader::LEN],
@@ -393,7 +318,7 @@ fn write<'a>(
 }
 
 /// Finds the interface that packets for a container are written to.
-fn place_of(
+pub(super) fn place_of(
     tun_of: &HashMap<ContainerId, usize>,
     tap_of: &HashMap<NetworkId, usize>,
     network: NetworkId,

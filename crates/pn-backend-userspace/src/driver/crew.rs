@@ -5,13 +5,13 @@
 //! in a flow is kept. Peers are shared, each behind its own lock, which is held for a batch. What is for a stack is handed over to
 //! the first thread.
 
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc};
+use std::sync::{Arc, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc};
 
 use pn_core::NetworkId;
-use pn_overlay::{Admitted, DropReason, Vtep, queue};
+use pn_overlay::{Admitted, Routed, Vtep, queue};
 use rustix::event::epoll::{self, EventData, EventFlags};
 
-use super::{Attached, Command, Commands, Driver, FIRST_TUN, Shared};
+use super::{Attached, Command, Commands, Driver, FIRST_TUN, ForStack, HandedOver, Shared};
 use crate::port::Owner;
 
 /// The other threads, as one of them sees them.
@@ -53,38 +53,40 @@ impl Crew {
 }
 
 impl Shared {
-    /// Gives a packet to the thread that has the stacks.
-    fn hand_over(&self, network: NetworkId, to: Owner, packet: Vec<u8>) -> Result<(), DropReason> {
-        let mut waiting = self.handed_over.lock().unwrap_or_else(PoisonError::into_inner);
-        let dropped = waiting.push(queue::flow_of(network.as_u128(), &packet), 1, (network, to, packet));
+    /// Gives packets to the thread that has the stacks, and returns how many were dropped for them.
+    pub(super) fn hand_over(&self, network: NetworkId, to: Owner, give: impl FnOnce(&mut dyn FnMut(&[u8]))) -> usize {
+        let mut waiting = self.handed_over();
+        let HandedOver { packets, spares } = &mut *waiting;
+        let mut dropped = 0;
+        give(&mut |packet| {
+            let flow = queue::flow_of(network.as_u128(), packet);
+            packets.push_with(flow, 1, (network, to, spares.fill(packet)), |(.., buffer)| {
+                dropped += 1;
+                spares.put(buffer);
+            });
+        });
         drop(waiting);
         self.wake();
-        if dropped == 0 { Ok(()) } else { Err(DropReason::QueueFull) }
+        dropped
     }
 
-    pub(super) fn take_handed_over(&self) -> Option<(NetworkId, Owner, Vec<u8>)> {
-        self.handed_over.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    /// Takes what was handed over, and gives back the buffers of what was taken before.
+    pub(super) fn take_handed_over(&self, taken: &mut Vec<ForStack>) {
+        let HandedOver { packets, spares } = &mut *self.handed_over();
+        taken.drain(..).for_each(|(.., buffer)| spares.put(buffer));
+        taken.extend(core::iter::from_fn(|| packets.pop()));
     }
 
     pub(super) fn has_handed_over(&self) -> bool {
-        !self.handed_over.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        !self.handed_over().packets.is_empty()
+    }
+
+    fn handed_over(&self) -> MutexGuard<'_, HandedOver> {
+        self.handed_over.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Driver {
-    /// Gives a packet to a stack of this node, where another thread has it; otherwise gives it back.
-    pub(super) fn hand_over(
-        &self,
-        network: NetworkId,
-        to: Owner,
-        packet: Vec<u8>,
-    ) -> Result<Result<(), DropReason>, Vec<u8>> {
-        match &self.crew {
-            Crew::First(_) => Err(packet),
-            Crew::Other(first) => Ok(first.hand_over(network, to, packet)),
-        }
-    }
-
     /// Takes what the first thread tells.
     pub(super) fn take(&mut self, share: Share) {
         match share {
@@ -98,11 +100,12 @@ impl Driver {
                     Some(container) => self.tun_of.insert(container, place),
                     None => self.tap_of.insert(attached.network, place),
                 };
+                self.places.clear();
                 self.tuns.resize_with(self.tuns.len().max(place + 1), || None);
                 self.tuns[place] = Some(attached);
             }
             Share::NoInterface(place) => {
-                self.last_tun = None;
+                self.places.clear();
                 self.tun_of.retain(|_, of| *of != place);
                 self.tap_of.retain(|_, of| *of != place);
                 if let Some(attached) = self.tuns.get_mut(place) {
@@ -115,8 +118,8 @@ impl Driver {
     /// Takes the tables of a plan, and forgets what was found in those before.
     pub(super) fn set_vtep(&mut self, vtep: Vtep) {
         self.vtep = vtep;
-        self.admitted = Admitted::default();
-        self.tuns.iter_mut().flatten().for_each(|attached| attached.last = None);
+        (self.routed, self.admitted) = (Routed::default(), Admitted::default());
+        self.places.clear();
     }
 }
 

@@ -213,15 +213,16 @@ impl Driver {
 
     /// Puts an interface at its place, and gives the other threads their queues of it.
     fn put(&mut self, place: usize, container: Option<ContainerId>, network: NetworkId, mut tun: Tun) {
-        let attached = |tun| Attached { container, network, tun, last: None };
+        let attached = |tun| Attached { container, network, tun };
         let queues = tun.take_queues();
+        self.places.clear();
         self.tuns[place] = Some(attached(tun));
         self.crew.share(queues.map(|queue| Share::Interface(place, attached(queue))));
     }
 
     /// Takes what is at a place away, from every thread, and returns whether there was something.
     fn clear(&mut self, place: Option<usize>) -> bool {
-        self.last_tun = None;
+        self.places.clear();
         let Some(place) = place else {
             return false;
         };

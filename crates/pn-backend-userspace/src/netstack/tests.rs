@@ -13,6 +13,25 @@ fn addresses(n: u8) -> Addresses {
     Addresses { v4: Ipv4Addr::new(10, 240, 0, n), v6: Some(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0xaf0, n.into())) }
 }
 
+/// Returns all that a stack sends, and when it has something to do again.
+fn sent(stack: &mut Netstack, now: Duration) -> (Vec<Vec<u8>>, Option<Duration>) {
+    let (mut leaving, next) = stack.poll(now, usize::MAX);
+    let mut packets = Vec::new();
+    for batch in [&mut leaving.segments, &mut leaving.datagrams] {
+        packets.extend(core::iter::from_fn(|| batch.pop().map(|packet| batch.octets()[packet].to_vec())));
+    }
+    stack.put_back(leaving);
+    (packets, next)
+}
+
+/// Returns the next datagram of a socket.
+fn receive(stack: &mut Netstack, port: u16) -> Option<(SocketAddr, Vec<u8>)> {
+    let mut buffer = vec![0; 65_536];
+    let (len, from) = stack.receive_udp(port, &mut buffer).unwrap()?;
+    buffer.truncate(len);
+    Some((from, buffer))
+}
+
 struct Wire {
     /// An address of the version that connections are made by.
     version: IpAddr,
@@ -42,9 +61,8 @@ impl Wire {
     fn run(&mut self, time: Duration) {
         let until = self.now + time;
         for _ in 0..1_000_000 {
-            let (mut from_a, mut from_b) = (VecDeque::new(), VecDeque::new());
-            let next_a = self.a.poll(self.now, usize::MAX, &mut from_a);
-            let next_b = self.b.poll(self.now, usize::MAX, &mut from_b);
+            let (from_a, next_a) = sent(&mut self.a, self.now);
+            let (from_b, next_b) = sent(&mut self.b, self.now);
             if !from_a.is_empty() || !from_b.is_empty() {
                 self.carry(from_a, from_b);
                 continue;
@@ -61,17 +79,17 @@ impl Wire {
         panic!("the stacks never rest");
     }
 
-    fn carry(&mut self, from_a: VecDeque<Vec<u8>>, from_b: VecDeque<Vec<u8>>) {
+    fn carry(&mut self, from_a: Vec<Vec<u8>>, from_b: Vec<Vec<u8>>) {
         if self.is_cut {
             return;
         }
         let is_reset = |packet: &&Vec<u8>| packet[9] == 6 && packet[33] & 4 != 0;
         self.resets += from_a.iter().chain(&from_b).filter(is_reset).count();
         for packet in from_a {
-            assert_eq!(self.b.ingress(packet, self.now), 0);
+            assert_eq!(self.b.ingress(&packet, self.now), 0);
         }
         for packet in from_b {
-            assert_eq!(self.a.ingress(packet, self.now), 0);
+            assert_eq!(self.a.ingress(&packet, self.now), 0);
         }
     }
 
@@ -272,7 +290,7 @@ fn a_packet_for_another_address_is_not_taken() {
         let to = SocketAddr::from((addresses(last).v4, port));
         assert!(wire.a.send_udp(7, to, b"x").unwrap());
         wire.run(Duration::from_millis(1));
-        assert_eq!(wire.b.receive_udp(port).unwrap().is_some(), arrives);
+        assert_eq!(receive(&mut wire.b, port).is_some(), arrives);
     }
 }
 
@@ -314,7 +332,7 @@ fn sockets_of_both_versions_share_their_ports() {
         wire.run(Duration::from_secs(1));
         assert_eq!(wire.b.tcp(server).recv_queue(), 8);
         for len in [0, 1, 1342, 1343, 1362, 1363, 60_000, most] {
-            let received = wire.b.receive_udp(udp).unwrap().unwrap();
+            let received = receive(&mut wire.b, udp).unwrap();
             assert_eq!(received, (SocketAddr::new(addresses(1).like(address).unwrap(), 7), vec![len as u8; len]));
         }
         // A reset is heard, and so is that nobody has an address.
@@ -346,8 +364,8 @@ fn a_datagram_of_ipv6_without_a_checksum_is_void() {
         let mut packet = vec![0; 48];
         let len = UdpPacket::write_headers(&mut packet, (from, 7), (to, port), 0);
         packet.truncate(len);
-        assert_eq!(stack.ingress(packet, Duration::ZERO), 0);
-        assert_eq!(stack.receive_udp(port).unwrap().is_some(), arrives);
+        assert_eq!(stack.ingress(&packet, Duration::ZERO), 0);
+        assert_eq!(receive(&mut stack, port).is_some(), arrives);
     }
 }
 
@@ -363,12 +381,44 @@ fn who_floods_a_socket_takes_nothing_from_who_sends_little() {
         let from = (wire.a.addresses().v4.into(), if is_slow { 8 } else { 9 });
         UdpPacket::write_headers(&mut packet, from, (wire.b.addresses().v4.into(), port), 4);
         packet[28..].copy_from_slice(&n.to_be_bytes());
-        dropped += wire.b.ingress(packet, wire.now);
+        dropped += wire.b.ingress(&packet, wire.now);
     }
-    let received = core::iter::from_fn(|| wire.b.receive_udp(port).unwrap());
+    let received = core::iter::from_fn(|| receive(&mut wire.b, port));
     let received: Vec<_> = received.map(|(from, payload)| (from.port(), payload)).collect();
     assert_eq!(received.len() + dropped, 20_000);
     assert!(dropped > 10_000, "{dropped}");
     assert!(received.is_sorted_by_key(|(_, payload)| payload));
     assert_eq!(received.iter().filter(|(from, _)| *from == 8).count() as u32, sent);
+}
+
+#[test]
+fn tcp_has_turns_of_its_own_beside_udp_that_never_ends() {
+    const ROOM: usize = 16;
+    let mut wire = Wire::new();
+    let (client, server) = wire.connection();
+    let to = SocketAddr::from((addresses(2).v4, 7));
+    let (mut sent, mut received) = (0, 0);
+    for turn in 0..20_000 {
+        // A socket that fills its queue whenever there is room.
+        while wire.a.send_udp(7, to, &[0; 64]).unwrap() {}
+        sent += wire.a.tcp(client).send_slice(&[7; 65_536]).unwrap();
+        for n in 0..2 {
+            let [from, to] = if n == 0 { [&mut wire.a, &mut wire.b] } else { [&mut wire.b, &mut wire.a] };
+            let (mut leaving, _) = from.poll(wire.now, ROOM);
+            assert!(leaving.segments.len() <= 2 * ROOM, "turn {turn}");
+            while let Some(packet) = leaving.segments.pop() {
+                assert_eq!(to.ingress(&leaving.segments.octets()[packet], wire.now), 0);
+            }
+            for _ in 0..ROOM {
+                leaving.datagrams.pop();
+            }
+            assert_eq!(from.put_back(leaving), n == 0, "UDP is left");
+        }
+        received += wire.b.tcp(server).recv(|octets| (octets.len(), octets.len())).unwrap();
+        wire.now += Duration::from_micros(10);
+        if received >= 1_000_000 {
+            break;
+        }
+    }
+    assert!((1_000_000..=sent).contains(&received), "{received} of {sent}");
 }

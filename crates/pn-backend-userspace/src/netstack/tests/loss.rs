@@ -23,9 +23,9 @@ impl LossyWire {
     fn step(&mut self) {
         let mut next = None;
         for n in 0..2 {
-            let mut sent = VecDeque::new();
-            next = next.into_iter().chain(self.stacks[n].poll(self.now, usize::MAX, &mut sent)).min();
-            for packet in sent {
+            let (packets, due) = sent(&mut self.stacks[n], self.now);
+            next = next.into_iter().chain(due).min();
+            for packet in packets {
                 self.random =
                     self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 if !(self.random >> 33).is_multiple_of(100) {
@@ -39,7 +39,7 @@ impl LossyWire {
         for (stack, packets) in self.stacks.iter_mut().zip(&mut self.on_their_way) {
             while packets.front().is_some_and(|(at, _)| *at <= self.now) {
                 let (_, packet) = packets.pop_front().expect("there is one");
-                assert_eq!(stack.ingress(packet, self.now), 0);
+                assert_eq!(stack.ingress(&packet, self.now), 0);
             }
         }
     }
