@@ -120,8 +120,9 @@ impl Carrier {
                 self.seal(&mut underlay)?;
             }
             if Instant::now() >= next_tick {
+                underlay.count_not_received(&self.drops);
                 let unanswered = lock(&self.tunnel).tick(&mut self.outbox);
-                (0..unanswered).for_each(|_| self.drops.count(DropReason::Unanswered));
+                self.drops.add(DropReason::Unanswered, unanswered as u64);
                 next_tick = Instant::now() + TICK;
             }
             underlay.send(&mut self.outbox, &self.drops);
@@ -227,7 +228,7 @@ impl Carrier {
             pieces.extend([IoSlice::new(head.octets()), IoSlice::new(merged.first)]);
             pieces.extend(merged.rest.iter().filter_map(|range| buffer.get(range.clone())).map(IoSlice::new));
             if let Err(reason) = write(device, &pieces) {
-                (0..=merged.rest.len()).for_each(|_| drops.count(reason));
+                drops.add(reason, 1 + merged.rest.len() as u64);
             }
         });
         self.opened_to = 0;

@@ -420,9 +420,10 @@ impl Driver {
             }
         }
         if now >= self.next_tick {
+            self.underlay.count_not_received(&self.shared.drops);
             if self.crew.is_first() {
                 let unanswered = crew::read(&self.tunnel).tick(&mut self.outbox);
-                (0..unanswered).for_each(|_| self.shared.drops.count(DropReason::Unanswered));
+                self.shared.drops.add(DropReason::Unanswered, unanswered as u64);
             }
             self.next_tick = now + TICK;
         }
