@@ -1,4 +1,4 @@
-//! Large packets through the tunnel in this process: whole, cut by the kernel before, and from one kind to the other.
+//! Large packets through the tunnel in this process: behind the kernel's VXLAN, behind bridges, and from one to the other.
 
 #![expect(clippy::print_stdout, reason = "tests say what they did")]
 
@@ -23,15 +23,15 @@ async fn is_taken_whole() -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_packets_cross_whole_and_plain_and_mixed() {
+async fn large_packets_cross_behind_vxlan_and_behind_bridges_and_mixed() {
     if !is_root() || !is_taken_whole().await {
         return;
     }
-    let kinds = [TunnelKind::UserSpace, TunnelKind::UserSpacePlain, TunnelKind::UserSpace];
-    let mut region = Region::start_with(3, |n, builder| builder.tunnel(kinds[usize::from(n) - 1])).await;
+    let kinds = [TunnelKind::UserSpace, TunnelKind::UserSpaceBridged, TunnelKind::UserSpace, TunnelKind::UserSpaceBridged];
+    let mut region = Region::start_with(4, |n, builder| builder.tunnel(kinds[usize::from(n) - 1])).await;
     region.add_network(3, |request| request.families = pn_core::Families::DualStack);
     let mut containers = Vec::new();
-    for node in 1..=3 {
+    for node in 1..=4 {
         assert_eq!(region.hosts[node - 1].linux().tunnel(), kinds[node - 1]);
         containers.push(region.add(3, node).await);
     }
@@ -39,7 +39,7 @@ async fn large_packets_cross_whole_and_plain_and_mixed() {
     let (sent, received) = (format!("/tmp/{}-sent", region.switch().0), format!("/tmp/{}-received", region.switch().0));
     sh(&format!("head -c 30000000 /dev/urandom > {sent}"));
     let prefix = pn_core::Ipv6Prefix::of_network(hosts::network(3));
-    for (from, to) in [(0, 1), (1, 0), (0, 2), (2, 0)] {
+    for (from, to) in [(0, 1), (1, 0), (0, 2), (1, 3)] {
         let (from, to) = (region.netns(containers[from]), containers[to]);
         let address = region.address(to);
         for (listen, connect) in [
