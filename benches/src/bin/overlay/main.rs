@@ -106,9 +106,7 @@ fn main() -> Result<(), Error> {
     let said = match part {
         Part::Node { n, namespace, client_seconds, bridge, kernel, idle, threads } => {
             let role = match (namespace, client_seconds) {
-                (Some(namespace), _) if *bridge => {
-                    Role::Kernel(namespace.clone(), Some(TunnelKind::UserSpaceBridged))
-                }
+                (Some(namespace), _) if *bridge => Role::Kernel(namespace.clone(), Some(TunnelKind::UserSpaceBridged)),
                 (Some(namespace), _) if *kernel => Role::Kernel(namespace.clone(), None),
                 (Some(namespace), _) => Role::Interface(namespace.clone()),
                 (None, Some(seconds)) => Role::Client(Duration::from_secs(*seconds)),

@@ -127,7 +127,8 @@ async fn where_large_packets_in_tunnels_are_refused_vxlan_ends_in_this_process()
     assert!(region.netns(containers[0]).works(&format!("ping -c 1 -W 20 -s 20000 {address}")));
     // What the kernel hands over, and is given, whole.
     let body: Vec<u8> = (0..2_000_000_u32).map(|n| (n / 251 * 7 + n) as u8).collect();
-    let listening = within(region.netns(containers[1]), move || TcpListener::bind((address, 9)).expect("nobody else does"));
+    let listening =
+        within(region.netns(containers[1]), move || TcpListener::bind((address, 9)).expect("nobody else does"));
     let listener = listening.join().expect("it listens");
     let sent = body.clone();
     let sender = within(region.netns(containers[0]), move || {

@@ -164,10 +164,15 @@ impl Region {
 
     /// Ends the data plane of a node (from 1) and starts another with a key, as an agent that is started anew does.
     pub(crate) async fn restart(&mut self, node: usize, key: PrivateKey) {
+        let kind = self.hosts[node - 1].linux().tunnel();
+        self.restart_as(node, key, kind).await;
+    }
+
+    /// Does the same, and another encrypts.
+    pub(crate) async fn restart_as(&mut self, node: usize, key: PrivateKey, kind: TunnelKind) {
         let known = self.state.node(self.hosts[node - 1].id).unwrap().clone();
         let Host { id, netns, plane, names, directory } = self.hosts.remove(node - 1);
         let Plane::Linux(before) = plane else { panic!("a node in user space") };
-        let kind = before.tunnel();
         drop(before);
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
         let backend = loop {
