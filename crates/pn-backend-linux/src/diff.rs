@@ -322,7 +322,10 @@ impl Steps {
         }
         let lost = |object: &Object| {
             let with_bridge = matches!(object, Object::BridgeFdb(..)) && is_fresh(&LinkName::Bridge);
-            is_fresh(&object.link()) || with_bridge
+            // With its last address a link loses every route.
+            let mut gone = is.addresses.difference(&should.addresses);
+            let with_address = matches!(object, Object::Route(..)) && gone.any(|(link, _)| *link == object.link());
+            is_fresh(&object.link()) || with_bridge || with_address
         };
         let found: BTreeMap<Key, Object> =
             objects(is).filter(|object| !lost(object)).map(|object| (object.key(), object)).collect();

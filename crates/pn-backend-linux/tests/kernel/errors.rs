@@ -386,6 +386,38 @@ async fn networks_whose_packets_would_mix_stay_as_they_were_or_are_left_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn another_vni_and_another_tunnel_address_are_taken() {
+    if !is_root() {
+        return;
+    }
+    let mut region = Region::start(2).await;
+    let (a, b) = (region.add(1, 1).await, region.add(1, 2).await);
+    region.apply().await;
+    let reaches = |from, to| {
+        let ping = format!("ping -c 1 -W 1 {}", region.address(to));
+        hosts::eventually("a packet's way", || region.netns(from).works(&ping));
+    };
+    reaches(a, b);
+    let mut moved = region.state.node(region.hosts[0].id).unwrap().clone();
+    moved.tunnel_address = [100, 64, 0, 77].into();
+    let mut state = region.state.clone();
+    state.apply(Timestamp::ZERO, Change::UpdateNode(moved)).unwrap();
+    for edit in [|_: &mut NetworkPlan| (), |network: &mut NetworkPlan| network.vni = Vni::new(77).unwrap()] {
+        for host in &region.hosts {
+            let plan = with(&state.node_plan(host.id), 1, edit);
+            let report = host.linux().apply(&plan).await;
+            assert_eq!((report.failures().count(), report.is_unchanged()), (0, false), "{:?}", report.outcomes);
+            assert_eq!(host.linux().observe().await.unwrap(), Observed::from(&plan));
+            let again = host.linux().apply(&plan).await;
+            assert!(again.is_unchanged(), "{:?}", again.outcomes);
+        }
+        reaches(a, b);
+        reaches(b, a);
+    }
+    region.tear_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn plans_that_are_not_for_this_node_are_refused_whole() {
     if !is_root() {
         return;
