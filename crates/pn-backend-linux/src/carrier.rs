@@ -43,8 +43,6 @@ const MIN_BUFFER: usize = 148;
 pub(crate) struct Device {
     pub(crate) file: File,
     pub(crate) mac: MacAddr,
-    /// Whether large packets cross it whole.
-    pub(crate) is_whole: bool,
 }
 
 pub(crate) struct Carrier {
@@ -202,7 +200,7 @@ impl Carrier {
         if packet.source.is_ipv4() != packet.destination.is_ipv4() {
             return Err(DropReason::NotVxlan);
         }
-        match Outside::split(&packet).filter(|_| self.device.is_whole) {
+        match Outside::split(&packet) {
             Some((outside, octets)) => {
                 // It waits for those that follow it, where it lies.
                 let start = self.opened_to + (octets.as_ptr().addr() - base);

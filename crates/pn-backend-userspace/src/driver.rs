@@ -59,6 +59,8 @@ const MAX_HANDED_OVER: usize = 1024;
 pub(crate) struct Shared {
     pub(crate) node: NodeId,
     pub(crate) drops: Arc<DropCounters>,
+    /// Whether containers without an interface have sockets in this process.
+    has_sockets: bool,
     /// Stacks that wait to be polled; `None` once nobody polls any more.
     ready: Mutex<Option<Vec<Arc<PortInner>>>>,
     /// What the other threads received for stacks.
@@ -176,10 +178,11 @@ impl std::fmt::Debug for PortInner {
 }
 
 impl Shared {
-    pub(crate) fn new(node: NodeId, seed: u64, drops: Arc<DropCounters>) -> io::Result<Self> {
+    pub(crate) fn new(node: NodeId, seed: u64, drops: Arc<DropCounters>, has_sockets: bool) -> io::Result<Self> {
         Ok(Self {
             node,
             drops,
+            has_sockets,
             ready: Mutex::new(Some(Vec::new())),
             handed_over: Mutex::new(FairQueue::new(MAX_HANDED_OVER)),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
