@@ -55,7 +55,7 @@ impl Way {
             let (target, is_over) = (nodes[n], Arc::clone(&is_over));
             from.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
             // What it is given at a time it has room for, where we may.
-            drop(rustix::net::sockopt::set_socket_recv_buffer_size_force(&from, 8 << 20));
+            let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(&from, 8 << 20);
             thread::spawn(move || carry(&from, &to, target, quality, &is_over));
         }
         Self { addresses, is_over }
