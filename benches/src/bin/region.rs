@@ -94,7 +94,7 @@ fn region(networks: u32) -> State {
 /// What is in the caches of the processor when a start comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Caches {
-    /// What the last changes of the node's networks left there.
+    /// What a hundred thousand starts left there.
     Warm,
     /// Nothing of the region: so much else was written since.
     Emptied,
@@ -108,7 +108,7 @@ const ELSEWHERE: usize = 1 << 29;
 /// Nodes are picked at random over the whole region, one after the other, and of each its networks. Whatever the size of
 /// the region, a network has 50 containers and an address that its 51st left, which starts again under a new id.
 fn start_us(state: &mut State, caches: Caches) -> f64 {
-    let (nodes, starts) = if caches == Caches::Warm { (40, 100) } else { (20, 5) };
+    let (nodes, starts) = if caches == Caches::Warm { (40, 2500) } else { (20, 5) };
     let mut elsewhere = vec![0_u64; if caches == Caches::Warm { 0 } else { ELSEWHERE / size_of::<u64>() }];
     let mut random = fastrand::Rng::with_seed(1);
     let last = u32::try_from(state.nodes().len()).expect("nodes are few");

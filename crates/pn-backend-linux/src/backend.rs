@@ -26,8 +26,8 @@ use crate::firewall::Nft;
 use crate::memory::Memory;
 use crate::netns::Namespaces;
 use crate::probe::{self, Features};
-use crate::sys;
 use crate::tunnel::Engine;
+use crate::vtep::Vtep;
 use crate::wireguard::{self, WireGuard};
 use crate::worker::{Command, Worker, error};
 
@@ -57,8 +57,8 @@ pub enum TunnelKind {
     Kernel,
     /// WireGuard in this process, on a TAP device that large packets in VXLAN cross whole: Linux 6.17 and newer.
     UserSpace,
-    /// The same with packets that the kernel has cut before, for kernels that refuse.
-    UserSpacePlain,
+    /// WireGuard and VXLAN in this process, behind a TAP interface on the bridge of each network: any kernel.
+    UserSpaceBridged,
 }
 
 /// What the kernel counted.
@@ -70,7 +70,8 @@ pub struct Status {
     /// How many packets were dropped, by reason: `forged_source` for what a container sent with another's address,
     /// neighbour discovery that is not about its sender or comes from another node, and IPv6 with extension headers;
     /// `unknown_destination`, `to_the_node` for what was sent to the node itself, `forged_tunnel` for VXLAN of a node that
-    /// may not send it, and `other_tunnel` for what is no VXLAN.
+    /// may not send it, and `other_tunnel` for what is no VXLAN. Where VXLAN ends in this process, the latter two are counted
+    /// there, by claim: [`LinuxBackend::drops`].
     pub drops: BTreeMap<String, u64>,
 }
 
@@ -134,8 +135,8 @@ impl Builder {
         self
     }
 
-    /// Sets who encrypts: the kernel if it can, then this process with large packets whole if the kernel takes them, unless it
-    /// is set.
+    /// Sets who encrypts: the kernel if it can, then this process, behind the kernel's VXLAN if large packets in it cross whole,
+    /// unless it is set.
     pub const fn tunnel(mut self, kind: TunnelKind) -> Self {
         self.tunnel = Some(kind);
         self
@@ -206,25 +207,19 @@ impl Builder {
         let probed = namespaces.scratch(|| Ok((probe::features()?, probe::filters(self.nft)?)));
         let (features, nft): (Features, Nft) =
             probed.map_err(|source| denied("make a network namespace on", source))??;
-        let is_whole = if features.tun.is_ok() {
-            let tap = namespaces.scratch(|| sys::create_tap("whole0", true).map(drop));
-            tap.map_err(|source| denied("make a network namespace on", source))?
-        } else {
-            Ok(())
-        };
         let private_key = match self.private_key.clone() {
             Some(key) => key,
             None => PrivateKey::from_bytes(random()?),
         };
         let public_key = private_key.public_key();
-        let drops = Arc::new(DropCounters::default());
         let kind = match (self.tunnel, features.has_wireguard) {
             (None, true) => TunnelKind::Kernel,
-            (None, false) if is_whole.is_ok() => TunnelKind::UserSpace,
-            (None, false) | (Some(TunnelKind::UserSpacePlain), _) => TunnelKind::UserSpacePlain,
+            (None, false) if features.whole.is_ok() => TunnelKind::UserSpace,
+            (None, false) | (Some(TunnelKind::UserSpaceBridged), _) => TunnelKind::UserSpaceBridged,
             (Some(TunnelKind::Kernel), true) => TunnelKind::Kernel,
             (Some(TunnelKind::UserSpace), _) => {
-                is_whole.map_err(|source| error("make", "a TAP device that packets in tunnels cross whole", source))?;
+                let object = "a TAP device that packets in tunnels cross whole";
+                features.whole.map_err(|source| error("make", object, source))?;
                 TunnelKind::UserSpace
             }
             (Some(TunnelKind::Kernel), false) => {
@@ -236,6 +231,7 @@ impl Builder {
             features.tun.clone()?;
         }
         let bind = |source| error("bind", format!("underlay address {}", self.listen), source);
+        let mut drops = Arc::new(DropCounters::default());
         let (local_addr, encryptor) = match kind {
             TunnelKind::Kernel => {
                 // A device that an earlier process left goes on to listen where it does.
@@ -249,11 +245,16 @@ impl Builder {
                 };
                 (local_addr, Encryptor::Kernel(WireGuard::new(private_key, local_addr.port())))
             }
-            TunnelKind::UserSpace | TunnelKind::UserSpacePlain => {
+            TunnelKind::UserSpace => {
                 let underlay = Underlay::bind(self.listen, IsShared::No).map_err(bind)?;
-                let (local_addr, is_whole) = (underlay.local_addr(), kind == TunnelKind::UserSpace);
-                let engine = Engine::new(underlay, Tunnel::new(private_key), Arc::clone(&drops), is_whole);
+                let local_addr = underlay.local_addr();
+                let engine = Engine::new(underlay, Tunnel::new(private_key), Arc::clone(&drops));
                 (local_addr, Encryptor::UserSpace(engine))
+            }
+            TunnelKind::UserSpaceBridged => {
+                let vtep = Vtep::start(self.node, self.listen, private_key, runtime.clone())?;
+                drops = Arc::clone(vtep.drops());
+                (vtep.local_addr(), Encryptor::Vtep(vtep))
             }
         };
         let worker = Worker {
@@ -348,7 +349,7 @@ impl LinuxBackend {
         self.limits
     }
 
-    /// Returns how many packets the tunnel in this process dropped, and why; of those that the kernel dropped,
+    /// Returns how many packets this process dropped, and why; of those that the kernel dropped,
     /// [`status`](Self::status) tells.
     #[must_use]
     pub fn drops(&self) -> &DropCounters {

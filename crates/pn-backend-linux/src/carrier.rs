@@ -43,8 +43,6 @@ const MIN_BUFFER: usize = 148;
 pub(crate) struct Device {
     pub(crate) file: File,
     pub(crate) mac: MacAddr,
-    /// Whether large packets cross it whole.
-    pub(crate) is_whole: bool,
 }
 
 pub(crate) struct Carrier {
@@ -120,8 +118,9 @@ impl Carrier {
                 self.seal(&mut underlay)?;
             }
             if Instant::now() >= next_tick {
+                underlay.count_not_received(&self.drops);
                 let unanswered = lock(&self.tunnel).tick(&mut self.outbox);
-                (0..unanswered).for_each(|_| self.drops.count(DropReason::Unanswered));
+                self.drops.add(DropReason::Unanswered, unanswered as u64);
                 next_tick = Instant::now() + TICK;
             }
             underlay.send(&mut self.outbox, &self.drops);
@@ -201,7 +200,7 @@ impl Carrier {
         if packet.source.is_ipv4() != packet.destination.is_ipv4() {
             return Err(DropReason::NotVxlan);
         }
-        match Outside::split(&packet).filter(|_| self.device.is_whole) {
+        match Outside::split(&packet) {
             Some((outside, octets)) => {
                 // It waits for those that follow it, where it lies.
                 let start = self.opened_to + (octets.as_ptr().addr() - base);
@@ -227,7 +226,7 @@ impl Carrier {
             pieces.extend([IoSlice::new(head.octets()), IoSlice::new(merged.first)]);
             pieces.extend(merged.rest.iter().filter_map(|range| buffer.get(range.clone())).map(IoSlice::new));
             if let Err(reason) = write(device, &pieces) {
-                (0..=merged.rest.len()).for_each(|_| drops.count(reason));
+                drops.add(reason, 1 + merged.rest.len() as u64);
             }
         });
         self.opened_to = 0;

@@ -172,14 +172,16 @@ pub(crate) fn steps(is: &Kernel, should: &Kernel) -> Vec<Step> {
 }
 
 /// Takes VXLAN devices away whose sockets are in a namespace that is not ours any more: first of all, for later nobody could
-/// tell them from others.
+/// tell them from others. TAP interfaces have none.
 fn without_orphans<'a>(is: &'a Kernel, steps: &mut Steps) -> Cow<'a, Kernel> {
     let mut is = Cow::Borrowed(is);
+    let is_device = |link: &Link| !matches!(link.kind, LinkKind::Tap(_));
     let has_orphans = !is.places.contains_key(&Place::Transport)
-        && is.places.values().any(|namespace| namespace.links.contains_key(&LinkName::Vxlan));
+        && is.places.values().any(|namespace| namespace.links.get(&LinkName::Vxlan).is_some_and(is_device));
     if has_orphans {
         for (place, namespace) in &mut is.to_mut().places {
-            if namespace.links.remove(&LinkName::Vxlan).is_some() {
+            if namespace.links.get(&LinkName::Vxlan).is_some_and(is_device) {
+                namespace.links.remove(&LinkName::Vxlan);
                 steps.push(subject(*place), Action::Updated, Change::RemoveLink(*place, LinkName::Vxlan));
             }
         }
@@ -320,7 +322,10 @@ impl Steps {
         }
         let lost = |object: &Object| {
             let with_bridge = matches!(object, Object::BridgeFdb(..)) && is_fresh(&LinkName::Bridge);
-            is_fresh(&object.link()) || with_bridge
+            // With its last address a link loses every route.
+            let mut gone = is.addresses.difference(&should.addresses);
+            let with_address = matches!(object, Object::Route(..)) && gone.any(|(link, _)| *link == object.link());
+            is_fresh(&object.link()) || with_bridge || with_address
         };
         let found: BTreeMap<Key, Object> =
             objects(is).filter(|object| !lost(object)).map(|object| (object.key(), object)).collect();

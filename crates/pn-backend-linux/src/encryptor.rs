@@ -1,4 +1,4 @@
-//! The tunnel of a node: the kernel's WireGuard, or the one in this process.
+//! The tunnel of a node: the kernel's WireGuard, or the one in this process, alone or with the end of VXLAN.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -6,15 +6,17 @@ use std::io;
 use nix::sys::socket::SockProtocol;
 use std::os::fd::AsRawFd as _;
 
-use pn_core::{NodeId, PublicKey};
+use pn_core::{BackendError, NodeId, NodePlan, PublicKey};
 
 use crate::carrier::Device;
-use crate::kernel::{Identity, Link, LinkKind, LinkName, Peer, Place};
+use crate::kernel::{Identity, Link, LinkKind, LinkName, Namespace, Peer, Place};
 use crate::message;
 use crate::netlink::Netlink;
 use crate::netns::Namespaces;
+use crate::observe::Indexes;
 use crate::sys;
 use crate::tunnel::Engine;
+use crate::vtep::Vtep;
 use crate::wireguard::{self, WireGuard};
 
 /// What encrypts.
@@ -22,19 +24,34 @@ use crate::wireguard::{self, WireGuard};
 pub(crate) enum Encryptor {
     Kernel(WireGuard),
     UserSpace(Engine),
+    Vtep(Vtep),
 }
 
 impl Encryptor {
-    /// Returns what kind of link the tunnel is.
+    /// Returns what kind of link the tunnel is: one for the node, or one for each network.
     pub(crate) fn kind(&self) -> LinkKind {
         match self {
             Self::Kernel(wireguard) => LinkKind::WireGuard(Some(wireguard.identity())),
             Self::UserSpace(_) => LinkKind::Tun,
+            Self::Vtep(_) => LinkKind::Tap(None),
         }
     }
 
-    /// Makes the tunnel's link. What it sends leaves from the node's own namespace.
-    pub(crate) fn create(&mut self, namespaces: &Namespaces, link: &Link) -> io::Result<()> {
+    /// Takes a plan, before anything of it is done in the kernel.
+    pub(crate) fn take(&mut self, plan: &NodePlan) -> Result<(), BackendError> {
+        match self {
+            Self::Kernel(_) | Self::UserSpace(_) => Ok(()),
+            Self::Vtep(vtep) => vtep.take(plan),
+        }
+    }
+
+    /// Returns whether nodes, and who is behind which, are known from the plan as a whole, and not one by one.
+    pub(crate) const fn takes_plans(&self) -> bool {
+        matches!(self, Self::Vtep(_))
+    }
+
+    /// Makes the tunnel's link at its place. What it sends leaves from the node's own namespace.
+    pub(crate) fn create(&mut self, namespaces: &Namespaces, place: Place, link: &Link) -> io::Result<()> {
         match self {
             Self::Kernel(wireguard) => {
                 let transport = namespaces.open(Place::Transport)?.ok_or(io::ErrorKind::NotFound)?;
@@ -45,24 +62,25 @@ impl Encryptor {
             }
             Self::UserSpace(engine) => {
                 engine.stop();
-                let is_whole = engine.is_whole;
                 let (file, mac) = namespaces.within(Place::Transport, || {
-                    let created = sys::create_tap(&LinkName::Tunnel.to_string(), is_whole)?;
+                    let created = sys::create_tap(&LinkName::Tunnel.to_string())?;
+                    sys::take_whole(&created.0)?;
                     // Whoever is behind it gets every frame.
                     let request = message::without_neighbours(LinkName::Tunnel);
                     let mut netlink = Netlink::open(SockProtocol::NetlinkRoute)?;
                     netlink.change(vec![request]).into_iter().collect::<io::Result<()>>()?;
                     Ok(created)
                 })?;
-                engine.carry(Device { file, mac, is_whole })
+                engine.carry(Device { file, mac })
             }
+            Self::Vtep(vtep) => vtep.create(namespaces, place),
         }
     }
 
     /// Is told when the tunnel's link goes.
     pub(crate) fn removed(&mut self) {
         match self {
-            Self::Kernel(_) => {}
+            Self::Kernel(_) | Self::Vtep(_) => {}
             Self::UserSpace(engine) => engine.stop(),
         }
     }
@@ -75,6 +93,14 @@ impl Encryptor {
                 Ok(device.map_or_else(Default::default, |device| (Some(device.identity), device.peers)))
             }
             Self::UserSpace(engine) => Ok((None, engine.peers())),
+            Self::Vtep(vtep) => Ok((None, vtep.peers()?)),
+        }
+    }
+
+    /// Adds to what was read of a namespace what the kernel does not know.
+    pub(crate) fn complete(&self, place: Place, namespace: &mut Namespace, indexes: &Indexes) {
+        if let (Self::Vtep(vtep), Place::Network(network)) = (self, place) {
+            vtep.complete(network, namespace, indexes);
         }
     }
 
@@ -92,6 +118,7 @@ impl Encryptor {
                 engine.set_peer(node, key, peer);
                 Ok(())
             }
+            Self::Vtep(_) => Ok(()),
         }
     }
 
@@ -103,6 +130,7 @@ impl Encryptor {
                 engine.remove_peer(&key);
                 Ok(())
             }
+            Self::Vtep(_) => Ok(()),
         }
     }
 }

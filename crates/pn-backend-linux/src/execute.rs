@@ -110,6 +110,12 @@ impl<'a> Executor<'a> {
                 return Ok(());
             }
             Change::AddPair { network, .. } if self.closed.contains(network) => return Ok(()),
+            // It came with the plan.
+            Change::Set(_, Object::VxlanFdb(..)) | Change::Remove(_, Object::VxlanFdb(..))
+                if self.encryptor.takes_plans() =>
+            {
+                return Ok(());
+            }
             Change::Set(place, object) => (*place, vec![self.set(*place, *object, results)?]),
             Change::Remove(place, object) => (*place, vec![self.remove(*place, *object, results)?]),
             Change::SetLink(place, name, link) => {
@@ -252,7 +258,9 @@ impl<'a> Executor<'a> {
                 }
                 created.map_err(|error| explain_taken(error, VNI_TAKEN.to_owned()))
             }
-            LinkKind::Tun | LinkKind::WireGuard(_) => self.encryptor.create(self.namespaces, link),
+            LinkKind::Tun | LinkKind::Tap(_) | LinkKind::WireGuard(_) => {
+                self.encryptor.create(self.namespaces, place, link)
+            }
             LinkKind::Veth | LinkKind::Other => Err(io::ErrorKind::InvalidInput.into()),
         }
     }

@@ -58,7 +58,7 @@ pub(crate) struct Identity {
 pub(crate) enum Place {
     /// Where the tunnel is, and every VXLAN socket. Nothing else is in it, so VXLAN leaves it encrypted or not at all.
     Transport,
-    /// Where the bridge and the VXLAN device of a network are.
+    /// Where the bridge and the VXLAN device of a network are, or the TAP interface in its place.
     Network(NetworkId),
     /// The namespace of a container, of which one interface is ours.
     Container(ContainerId),
@@ -94,7 +94,7 @@ pub(crate) enum LinkName {
     Tunnel,
     /// A network's bridge.
     Bridge,
-    /// A network's VXLAN device.
+    /// A network's VXLAN device, or the TAP interface in its place.
     Vxlan,
     /// The bridge's port of the container with this address.
     Port(Ipv4Addr),
@@ -178,6 +178,9 @@ pub(crate) struct Link {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum LinkKind {
     Tun,
+    /// A TAP interface of a bridge, behind which this process has the end of VXLAN: the VNI and the tunnel address it sends with,
+    /// where it is that.
+    Tap(Option<(u32, IpAddr)>),
     /// The kernel's tunnel; who it is, where that was read.
     WireGuard(Option<Identity>),
     Bridge,
@@ -252,7 +255,9 @@ impl Kernel {
 
     fn network(&self, id: NetworkId, namespace: &Namespace) -> Option<ObservedNetwork> {
         let firewall = namespace.firewall.as_ref().filter(|firewall| firewall.is_intact)?;
-        let LinkKind::Vxlan { vni, local: Some(here), .. } = namespace.links.get(&LinkName::Vxlan)?.kind else {
+        let (LinkKind::Vxlan { vni, local: Some(here), .. } | LinkKind::Tap(Some((vni, here)))) =
+            namespace.links.get(&LinkName::Vxlan)?.kind
+        else {
             return None;
         };
         namespace.links.get(&LinkName::Bridge)?;

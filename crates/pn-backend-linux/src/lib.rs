@@ -21,6 +21,7 @@ mod report;
 mod screen;
 mod sys;
 mod tunnel;
+mod vtep;
 mod wireguard;
 mod worker;
 

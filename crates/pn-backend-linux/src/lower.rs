@@ -32,11 +32,12 @@ pub(crate) fn lower(plan: &NodePlan, attached: &BTreeSet<ContainerId>, tunnel: &
             kernel.peers.insert(next, Peer { underlay: node.underlay, allowed: BTreeSet::new() });
         }
     }
-    let mut transport = transport(host, tunnel);
+    // Where VXLAN ends in this process, no packet of it is the kernel's.
+    let mut transport = (*tunnel != LinkKind::Tap(None)).then(|| transport(host, tunnel));
     for network in plan.networks.values() {
-        lower_network(plan, host, network, attached, &mut kernel, &mut transport);
+        lower_network(plan, host, network, attached, &mut kernel, transport.as_mut());
     }
-    kernel.places.insert(Place::Transport, transport);
+    kernel.places.extend(transport.map(|transport| (Place::Transport, transport)));
     kernel
 }
 
@@ -64,13 +65,16 @@ fn lower_network(
     network: &NetworkPlan,
     attached: &BTreeSet<ContainerId>,
     kernel: &mut Kernel,
-    transport: &mut Namespace,
+    transport: Option<&mut Namespace>,
 ) {
     let mtu = u32::from(network.mtu);
     let mac = MacAddr::of_ipv4(network.resolver);
     let link = |kind, mac, port| Link { kind, mtu, mac, alias: None, port, is_plain: true, is_up: true };
-    let (vni, local) = (network.vni.get(), Some(host.tunnel_address));
-    let vxlan = LinkKind::Vxlan { vni, local, port: VXLAN_PORT, is_learning: false };
+    let (vni, local) = (network.vni.get(), host.tunnel_address);
+    let vxlan = match transport {
+        Some(_) => LinkKind::Vxlan { vni, local: Some(local), port: VXLAN_PORT, is_learning: false },
+        None => LinkKind::Tap(Some((vni, local))),
+    };
     let mut here = Namespace::default();
     here.links.insert(LinkName::Bridge, link(LinkKind::Bridge, Some(mac), None));
     here.links.insert(LinkName::Vxlan, link(vxlan, None, Some(Port::VXLAN)));
@@ -79,7 +83,7 @@ fn lower_network(
     here.routes.insert((LinkName::Bridge, subnet(network)));
     let mut elements = BTreeSet::from(Element::resolver(network.resolver));
     elements.extend(network.ipv6.map(|prefix| Element::prefix6(prefix6(prefix.network(), 96))));
-    let senders = transport.firewall.get_or_insert_default();
+    let mut senders = transport.map(|transport| &mut transport.firewall.get_or_insert_default().elements);
     for endpoint in &network.endpoints {
         let (address, mac) = (endpoint.address, endpoint.mac());
         let address6 = network.ipv6.map(|prefix| IpAddr::from(prefix.address(address)));
@@ -103,8 +107,10 @@ fn lower_network(
         here.neighbours.extend(address6.map(|to| ((LinkName::Bridge, to), mac)));
         here.bridge_fdb.insert((LinkName::Vxlan, mac));
         here.vxlan_fdb.insert(mac, via);
-        senders.elements.insert(Element::sender(via, network.vni, address, mac, false));
-        senders.elements.extend(address6.map(|_| Element::sender(via, network.vni, address, mac, true)));
+        if let Some(senders) = &mut senders {
+            senders.insert(Element::sender(via, network.vni, address, mac, false));
+            senders.extend(address6.map(|_| Element::sender(via, network.vni, address, mac, true)));
+        }
     }
     here.firewall = Some(Firewall { is_intact: true, elements });
     kernel.places.insert(Place::Network(network.id), here);

@@ -22,6 +22,8 @@ pub(crate) struct Features {
     pub(crate) has_wireguard: bool,
     /// Why packets cannot be encrypted in this process, if they cannot.
     pub(crate) tun: Result<(), BackendError>,
+    /// Why large packets in tunnels cross no TAP device whole, if they do not.
+    pub(crate) whole: io::Result<()>,
     pub(crate) limits: Limits,
 }
 
@@ -48,12 +50,14 @@ pub(crate) fn features() -> Result<Features, BackendError> {
     }
     let has_wireguard = attempt(message::create_wireguard(&link(LinkKind::WireGuard(None)), fd)).is_ok();
     // The name is another than WireGuard's device has.
-    let tun = required("a TAP device with /dev/net/tun", "tun", sys::create_tap("tunnel1", false).map(drop));
+    let tap = sys::create_tap("tunnel1");
+    let whole = tap.as_ref().map_or(Ok(()), |(tap, _)| sys::take_whole(tap));
+    let tun = required("a TAP device with /dev/net/tun", "tun", tap.map(drop));
     let mut limits = Limits::default();
     if let Some(neighbours) = neighbours(&mut netlink) {
         limits.neighbours = neighbours;
     }
-    Ok(Features { has_wireguard, tun, limits })
+    Ok(Features { has_wireguard, tun, whole, limits })
 }
 
 /// Says what a kernel lacks that cannot do a thing.

@@ -33,9 +33,7 @@ nix::ioctl_read_bad!(get_hardware_address, nix::libc::SIOCGIFHWADDR, InterfaceRe
 
 /// Makes a TAP device in the namespace of the calling thread, and returns its Ethernet address. It is there until the file is
 /// closed. Reads and writes, each of one frame with [`HEADER_LEN`] octets in front, do not block.
-///
-/// `is_whole` has large packets in VXLAN cross it whole, both ways, which Linux refuses before 6.17.
-pub(crate) fn create_tap(name: &str, is_whole: bool) -> io::Result<(File, MacAddr)> {
+pub(crate) fn create_tap(name: &str) -> io::Result<(File, MacAddr)> {
     let mut request = InterfaceRequest { name: [0; 16], flags: FLAGS, rest: [0; 22] };
     let length = name.len().min(request.name.len() - 1);
     request.name[..length].copy_from_slice(&name.as_bytes()[..length]);
@@ -47,9 +45,15 @@ pub(crate) fn create_tap(name: &str, is_whole: bool) -> io::Result<(File, MacAdd
     unsafe {
         tun_set_interface(fd, &raw const request)?;
         tun_set_header_len(fd, &raw const header_len)?;
-        tun_set_offloads(fd, if is_whole { OFFLOADS } else { 0 })?;
         get_hardware_address(fd, &raw mut request)?;
     }
     let [a, b, c, d, e, f, ..] = request.rest;
     Ok((file, MacAddr::new([a, b, c, d, e, f])))
+}
+
+/// Has large packets in VXLAN cross a TAP device whole, both ways, which Linux refuses before 6.17.
+pub(crate) fn take_whole(tap: &File) -> io::Result<()> {
+    // SAFETY: the file is open, and what is handed over is a number.
+    unsafe { tun_set_offloads(tap.as_raw_fd(), OFFLOADS) }?;
+    Ok(())
 }

@@ -20,15 +20,13 @@ pub(crate) struct Engine {
     underlay: Arc<Mutex<Underlay>>,
     tunnel: Arc<Mutex<Tunnel>>,
     drops: Arc<DropCounters>,
-    /// Whether large packets cross the device whole.
-    pub(crate) is_whole: bool,
     carrier: Option<(UnixStream, JoinHandle<()>)>,
 }
 
 impl Engine {
-    pub(crate) fn new(underlay: Underlay, tunnel: Tunnel, drops: Arc<DropCounters>, is_whole: bool) -> Self {
+    pub(crate) fn new(underlay: Underlay, tunnel: Tunnel, drops: Arc<DropCounters>) -> Self {
         let (underlay, tunnel) = (Arc::new(Mutex::new(underlay)), Arc::new(Mutex::new(tunnel)));
-        Self { underlay, tunnel, drops, is_whole, carrier: None }
+        Self { underlay, tunnel, drops, carrier: None }
     }
 
     /// Carries packets of a device from now on.

@@ -164,6 +164,7 @@ impl Worker {
             if let Some(Link { kind: LinkKind::WireGuard(found), .. }) = namespace.links.get_mut(&LinkName::Tunnel) {
                 *found = identity;
             }
+            self.encryptor.complete(place, &mut namespace, &indexes);
             found.indexes.insert(place, indexes);
             found.kernel.places.insert(place, namespace);
         }
@@ -236,6 +237,9 @@ impl Worker {
         let mut steps = diff::steps(&is, &should);
         steps.truncate(limit.unwrap_or(usize::MAX));
         self.stop_servers(&plan);
+        if let Err(error) = self.encryptor.take(&plan) {
+            report.record("the end of VXLAN in this process", Err(error));
+        }
         let nodes = plan.peers.values().map(|node| (node.public_key, node.id)).collect();
         let results = Executor::new(&self.namespaces, &mut self.encryptor, &self.nft, &nodes, indexes).run(&steps);
         self.remember_filters(&steps, &results, &is, &should);

@@ -48,6 +48,7 @@ pub struct Builder {
     other_names: Option<Arc<dyn OtherNames>>,
     tap: Option<Arc<dyn UnderlayTap>>,
     threads: NonZeroUsize,
+    has_sockets: bool,
 }
 
 impl Builder {
@@ -91,6 +92,13 @@ impl Builder {
         self
     }
 
+    /// Gives containers and resolvers no sockets in this process: packets reach containers by interfaces alone, and what is for one
+    /// that has none is dropped. Without it, a container that has no interface yet answers as a machine on which nobody listens.
+    pub const fn without_sockets(mut self) -> Self {
+        self.has_sockets = false;
+        self
+    }
+
     /// Binds the socket and starts to carry packets, none yet.
     ///
     /// # Errors
@@ -123,7 +131,10 @@ impl Builder {
         let local_addr = underlay.local_addr();
         let driver_failed = |error| failed("start", format!("the driver of {}", self.node), error);
         let drops = Arc::new(DropCounters::default());
-        let new_shared = || Ok(Arc::new(Shared::new(self.node, seed, Arc::clone(&drops)).map_err(driver_failed)?));
+        let new_shared = || {
+            let shared = Shared::new(self.node, seed, Arc::clone(&drops), self.has_sockets);
+            Ok(Arc::new(shared.map_err(driver_failed)?))
+        };
         let shared = new_shared()?;
         let (commands, receiver) = Commands::new(Arc::clone(&shared));
         let tunnel = Tunnel::new(private_key);
@@ -172,7 +183,8 @@ impl UserspaceBackend {
     pub fn builder(node: NodeId) -> Builder {
         let listen = SocketAddr::from(([0, 0, 0, 0], 0));
         let threads = NonZeroUsize::MIN;
-        Builder { node, listen, private_key: None, resolver: None, other_names: None, tap: None, threads }
+        let (private_key, resolver, other_names, tap) = (None, None, None, None);
+        Builder { node, listen, private_key, resolver, other_names, tap, threads, has_sockets: true }
     }
 
     /// Returns the underlay address it receives on.
@@ -266,7 +278,7 @@ impl UserspaceBackend {
 
     /// Returns how many packets were dropped, and why.
     #[must_use]
-    pub fn drops(&self) -> &DropCounters {
+    pub fn drops(&self) -> &Arc<DropCounters> {
         &self.shared.drops
     }
 

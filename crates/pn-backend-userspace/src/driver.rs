@@ -61,6 +61,8 @@ const MAX_HANDED_OVER: usize = 1024;
 pub(crate) struct Shared {
     pub(crate) node: NodeId,
     pub(crate) drops: Arc<DropCounters>,
+    /// Whether containers without an interface have sockets in this process.
+    has_sockets: bool,
     /// Stacks that wait to be polled; `None` once nobody polls any more.
     ready: Mutex<Option<Vec<Arc<PortInner>>>>,
     /// What the other threads received for stacks.
@@ -187,10 +189,11 @@ impl std::fmt::Debug for PortInner {
 }
 
 impl Shared {
-    pub(crate) fn new(node: NodeId, seed: u64, drops: Arc<DropCounters>) -> io::Result<Self> {
+    pub(crate) fn new(node: NodeId, seed: u64, drops: Arc<DropCounters>, has_sockets: bool) -> io::Result<Self> {
         Ok(Self {
             node,
             drops,
+            has_sockets,
             ready: Mutex::new(Some(Vec::new())),
             handed_over: Mutex::new(HandedOver { packets: FairQueue::new(MAX_HANDED_OVER), spares: Spares::default() }),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
@@ -434,9 +437,10 @@ impl Driver {
             }
         }
         if now >= self.next_tick {
+            self.underlay.count_not_received(&self.shared.drops);
             if self.crew.is_first() {
                 let unanswered = crew::read(&self.tunnel).tick(&mut self.outbox);
-                (0..unanswered).for_each(|_| self.shared.drops.count(DropReason::Unanswered));
+                self.shared.drops.add(DropReason::Unanswered, unanswered as u64);
             }
             self.next_tick = now + TICK;
         }

@@ -78,6 +78,21 @@ fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, val
     check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, ptr::from_ref(&value).cast(), len) })
 }
 
+/// Returns how many messages a socket did not take since it was opened (`SO_MEMINFO`, `SK_MEMINFO_DROPS`). It begins again at 2³².
+pub(crate) fn not_taken(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut figures = [0u32; SK_MEMINFO_DROPS + 1];
+    let mut len = size_of_val(&figures) as libc::socklen_t;
+    // SAFETY: the pointers are to numbers that live through the call, and `len` is the size of the first.
+    check(unsafe {
+        let figures = ptr::from_mut(&mut figures).cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, figures, ptr::from_mut(&mut len))
+    })?;
+    Ok(figures[SK_MEMINFO_DROPS])
+}
+
+/// Where `SO_MEMINFO` says it (linux/sock_diag.h).
+const SK_MEMINFO_DROPS: usize = 8;
+
 /// What is handed to the kernel for a number of messages.
 struct Messages {
     names: [libc::sockaddr_in6; MAX_MESSAGES],

@@ -65,6 +65,8 @@ pub struct Underlay {
     is_large: bool,
     /// Whether the kernel cuts for us.
     has_segmentation: bool,
+    /// How many messages the socket had not taken when that was counted last.
+    not_taken: u32,
 }
 
 impl Underlay {
@@ -99,6 +101,7 @@ impl Underlay {
             received: [nothing; MAX_MESSAGES],
             is_large: false,
             has_segmentation: true,
+            not_taken: 0,
         })
     }
 
@@ -135,13 +138,21 @@ impl Underlay {
         (received, &self.buffer[n * MESSAGE..n * MESSAGE + received.len])
     }
 
+    /// Counts what the socket did not take since this was called last ([`DropReason::NotReceived`]): a system call, for once in a while.
+    pub fn count_not_received(&mut self, drops: &DropCounters) {
+        // A kernel that does not say it counts nothing.
+        let not_taken = sys::not_taken(self.socket.as_fd()).unwrap_or(self.not_taken);
+        drops.add(DropReason::NotReceived, not_taken.wrapping_sub(self.not_taken).into());
+        self.not_taken = not_taken;
+    }
+
     /// Sends what waits and empties the outbox. What cannot be sent is counted.
     pub fn send(&mut self, outbox: &mut Outbox, drops: &DropCounters) {
         let Self { socket, has_segmentation, .. } = self;
         let lose = |run: &Run<'_>, error: io::Error| {
             tracing::debug!(to = %run.to, %error, "datagrams were not sent");
             let count = run.octets.len().div_ceil(run.size.max(1)).max(1);
-            (0..count).for_each(|_| drops.count(DropReason::SendFailed));
+            drops.add(DropReason::SendFailed, count as u64);
         };
         let segments = if *has_segmentation { MAX_SEGMENTS } else { 1 };
         send_runs(socket, outbox.runs(segments, MAX_OCTETS), |run, error| {
@@ -195,5 +206,32 @@ fn is_about_segments(error: &io::Error) -> bool {
 impl AsFd for Underlay {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_socket_has_no_room_for_is_counted_once() {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let (mut from, mut to) =
+            (Underlay::bind(any, IsShared::No).unwrap(), Underlay::bind(any, IsShared::No).unwrap());
+        socket2::SockRef::from(&to.socket).set_recv_buffer_size(0).unwrap();
+        let (drops, mut outbox, mut sent) = (DropCounters::default(), Outbox::new(), 0);
+        to.count_not_received(&drops);
+        assert_eq!(drops.get(DropReason::NotReceived), 0);
+        for _ in 0..100 {
+            // One message each, of which the smallest buffer holds a few.
+            outbox.append(to.local_addr(), 1, |_| Ok::<_, ()>(Some(1))).unwrap();
+            from.send(&mut outbox, &drops);
+            sent += 1;
+        }
+        let received = (0..).map_while(|_| to.receive().ok().filter(|(count, _)| *count > 0)).map(|(count, _)| count);
+        let received = received.sum::<usize>() as u64;
+        (0..2).for_each(|_| to.count_not_received(&drops));
+        assert_eq!(received + drops.get(DropReason::NotReceived), sent);
+        assert!((1..sent).contains(&received), "{received} of {sent} arrived");
     }
 }

@@ -133,6 +133,26 @@ async fn a_container_without_a_resolver_waits_in_vain() {
 }
 
 /// A container's UDP packet, as a raw socket would make it.
+#[tokio::test]
+async fn without_sockets_nobody_answers_for_a_container_without_an_interface() {
+    let mut cluster = Cluster::start(2).await;
+    let (here, there) = (cluster.add(1, 1), cluster.add(1, 2));
+    cluster.apply().await;
+    let backend = cluster.replace_node_1(|builder| builder.without_sockets()).await;
+    let other = &cluster.region.nodes()[1];
+    other.backend.apply(&cluster.region.state().node_plan(other.id)).await.into_result().unwrap();
+    assert_eq!(backend.port(here).unwrap_err().kind(), ErrorKind::NotFound);
+    // It is missed by who compares.
+    let (address, node) = (cluster.region.state().container(here).unwrap().address, cluster.region.nodes()[0].id);
+    let mut planned = Observed::from(&cluster.region.state().node_plan(node));
+    planned.networks.get_mut(&network(1)).unwrap().endpoints.remove(&address);
+    assert_eq!(backend.observe().await.unwrap(), planned);
+    let port = cluster.port(there);
+    let connected = timeout(Duration::from_millis(500), port.connect((address, 9))).await;
+    assert!(connected.is_err(), "somebody has answered: {connected:?}");
+    assert!(backend.drops().get(DropReason::UnknownDestination) > 0);
+}
+
 fn packet(from: [u8; 4], to: [u8; 4], len: usize) -> Vec<u8> {
     let mut packet = vec![b'f'; 28 + len];
     UdpPacket::write_headers(&mut packet, (from.into(), 1000), (to.into(), 2000), len);

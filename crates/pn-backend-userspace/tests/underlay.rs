@@ -8,6 +8,8 @@ mod way;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use namespace::{Namespace, octets, transfer};
@@ -146,5 +148,73 @@ async fn peers_that_change_and_roam_under_load_lose_nothing() {
             }
         });
         assert_eq!(timeout(LIMIT, back).await.unwrap().len(), 5000, "{listen}");
+    }
+}
+
+/// TCP as fast as it goes between interfaces, and datagrams of a steady pace of which every one arrives, while one node's way to
+/// the other changes a hundred times, and the other notices by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_that_change_and_roam_under_full_load_lose_nothing() {
+    if !namespace::is_root() {
+        return;
+    }
+    for listen in ["127.0.0.1:0", "[::1]:0"] {
+        let mut nodes = Nodes::start(listen).await;
+        let ways = [0; 3].map(|_| Way::between(nodes.addresses(), Quality::GOOD));
+        nodes.go(&ways[0]).await;
+        let to = addresses(&nodes.port(1))[0];
+        let inside = [0; 2].map(|_| Namespace::new());
+        for (n, inside) in inside.iter().enumerate() {
+            nodes.backends[n].attach(nodes.containers[n], TunPort::in_netns(inside.path())).await.unwrap();
+            // What one way still has when another is taken is overtaken, and is no more than what replays are told apart in.
+            let (done, said) = inside.try_run("sysctl", &["-w", "net.ipv4.tcp_rmem=4096 131072 262144"]);
+            assert!(done, "{said}");
+        }
+        let receiver = inside[1].run(move || UdpSocket::bind((to, 53)).unwrap()).await;
+        let is_over = Arc::new(AtomicBool::new(false));
+        let sender = inside[0].spawn({
+            let is_over = Arc::clone(&is_over);
+            move || {
+                let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+                (0u32..).take_while(|_| !is_over.load(Ordering::Relaxed)).fold(0, |count, n| {
+                    socket.send_to(&n.to_be_bytes(), (to, 53)).unwrap();
+                    std::thread::sleep(Duration::from_millis(1));
+                    count + 1
+                })
+            }
+        });
+        receiver.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let arrived = std::thread::spawn(move || {
+            let mut octets = [0; 4];
+            let numbers = std::iter::from_fn(|| receiver.recv(&mut octets).ok().map(|_| u32::from_be_bytes(octets)));
+            numbers.fold((BTreeSet::new(), 0), |(mut set, count), number| {
+                set.insert(number);
+                (set, count + 1)
+            })
+        });
+        let changes = async {
+            for n in 1..=100 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                nodes.redirect(0, ways[n % 3].addresses[0]).await;
+            }
+            is_over.store(true, Ordering::Relaxed);
+        };
+        let load = async {
+            let mut octets = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                transfer(&inside[0], &inside[1], to, 80, 20_000_000).await;
+                octets += 20_000_000u64;
+            }
+            octets
+        };
+        let ((), octets) = tokio::join!(changes, load);
+        let (sent, (arrived, count)) = (sender.join().unwrap(), arrived.join().unwrap());
+        eprintln!("{listen}: {octets} octets and {count} of {sent} datagrams crossed");
+        assert_eq!((arrived.len(), count), (sent, sent), "{listen}");
+        for backend in &nodes.backends {
+            for reason in [DropReason::NoSession, DropReason::Decrypt, DropReason::Replay, DropReason::Unanswered] {
+                assert_eq!(backend.drops().get(reason), 0, "{listen}: {reason}");
+            }
+        }
     }
 }

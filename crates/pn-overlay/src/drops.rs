@@ -28,6 +28,9 @@ macro_rules! reasons {
 }
 
 reasons! {
+    /// The socket did not take a message from the underlay, of one datagram or of many that came together: its buffer was full,
+    /// because the node takes them too slowly, or its checksum was wrong.
+    NotReceived = "not_received",
     /// A datagram on the underlay is no WireGuard message; plain VXLAN that is sent to a node ends here.
     NotWireGuard = "not_wireguard",
     /// A handshake is from a key that is no peer's, or a message is for a session that nobody has.
@@ -85,7 +88,12 @@ pub struct DropCounters([AtomicU64; DropReason::ALL.len()]);
 impl DropCounters {
     /// Counts one packet.
     pub fn count(&self, reason: DropReason) {
-        self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
+        self.add(reason, 1);
+    }
+
+    /// Counts some packets.
+    pub fn add(&self, reason: DropReason, packets: u64) {
+        self.0[reason as usize].fetch_add(packets, Ordering::Relaxed);
     }
 
     /// Returns how many packets were dropped for a reason.

@@ -136,7 +136,7 @@ const fn encryption_by(tunnel: TunnelKind) -> &'static str {
     match tunnel {
         TunnelKind::Kernel => "WireGuard in the kernel",
         TunnelKind::UserSpace => "WireGuard in this process, large packets whole",
-        TunnelKind::UserSpacePlain => "WireGuard in this process, packet by packet",
+        TunnelKind::UserSpaceBridged => "WireGuard and VXLAN in this process, behind bridges",
     }
 }
 
@@ -146,13 +146,13 @@ mod tests {
 
     #[test]
     fn whoever_encrypts_is_told_apart() {
-        let kinds = [TunnelKind::Kernel, TunnelKind::UserSpace, TunnelKind::UserSpacePlain];
+        let kinds = [TunnelKind::Kernel, TunnelKind::UserSpace, TunnelKind::UserSpaceBridged];
         assert_eq!(
             kinds.map(encryption_by),
             [
                 "WireGuard in the kernel",
                 "WireGuard in this process, large packets whole",
-                "WireGuard in this process, packet by packet"
+                "WireGuard and VXLAN in this process, behind bridges"
             ]
         );
     }

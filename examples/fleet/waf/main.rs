@@ -284,7 +284,8 @@ async fn run(options: &Options, backends: &Backends) -> Result<bool, Error> {
     let checks = check(&scene).await?;
     let tunnel = match cluster.hosts.first().map(|host| host.backend.tunnel()) {
         Some(TunnelKind::Kernel) => "WireGuard in the kernel",
-        Some(TunnelKind::UserSpace | TunnelKind::UserSpacePlain) | None => "WireGuard in this process",
+        Some(TunnelKind::UserSpaceBridged) => "WireGuard and VXLAN in this process",
+        Some(TunnelKind::UserSpace) | None => "WireGuard in this process",
     };
     let report = Report {
         state: &cluster.state,

@@ -26,7 +26,7 @@ use serde_json::{Map, Value, json};
 
 use self::client::{Load, Run};
 use self::peers::{Server, Updates, find};
-use self::process::{Running, Setup};
+use self::process::{LevelBuffers, Running, Setup};
 
 /// Measures name servers side by side.
 #[derive(Debug, Parser)]
@@ -116,6 +116,7 @@ fn main() -> io::Result<()> {
 }
 
 fn measure(options: &Options) -> io::Result<()> {
+    let level = LevelBuffers::level()?;
     let directory = std::env::temp_dir().join(format!("pn-benches-dns-{}", std::process::id()));
     std::fs::create_dir_all(&directory)?;
     let measured = measure_in(options, &directory);
@@ -126,7 +127,13 @@ fn measure(options: &Options) -> io::Result<()> {
             figures.iter().map(|(server, figures)| (server.name().to_owned(), to_json(figures))).collect();
         println!(
             "{}",
-            json!({"servers": servers, "absent": absent, "names": options.names, "pinned": !options.unpinned})
+            json!({
+                "servers": servers,
+                "absent": absent,
+                "names": options.names,
+                "pinned": !options.unpinned,
+                "level_buffers": level.is_some(),
+            })
         );
         return Ok(());
     }
@@ -135,7 +142,14 @@ fn measure(options: &Options) -> io::Result<()> {
     } else {
         "one processor for the server, one for the client"
     };
-    println!("{} names, {} rounds of {} s, {threads}, medians", options.names, options.rounds, options.seconds);
+    let buffers = match level {
+        Some(_) => "receive buffers of one size",
+        None => "receive buffers as each server asks for them (root levels them)",
+    };
+    println!(
+        "{} names, {} rounds of {} s, {threads}, {buffers}, medians",
+        options.names, options.rounds, options.seconds
+    );
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
     table.set_header(std::iter::once("server").chain(FIGURES.map(|(_, title, _)| title)));

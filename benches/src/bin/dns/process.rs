@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -155,6 +156,39 @@ impl Drop for Running {
         }
         // Whoever was killed is reaped.
         let _ = self.child.wait();
+    }
+}
+
+/// Receive buffers of one size for all servers, as long as it is held.
+///
+/// Where the machine pauses a server, queries wait in its socket's buffer and are answered late, or are lost where it is full; a
+/// server that loses them has the better p99 as long as they are fewer than a hundredth.
+#[derive(Debug)]
+pub(crate) struct LevelBuffers(Child);
+
+impl LevelBuffers {
+    /// What sockets get that ask for nothing, in octets: what our server asks for.
+    const SIZE: u32 = 4 << 20;
+    const SETTING: &str = "/proc/sys/net/core/rmem_default";
+
+    /// Levels them; `None` where we may not. It is put back by a process of its own, however this one ends.
+    pub(crate) fn level() -> io::Result<Option<Self>> {
+        let (before, setting, size) = (fs::read_to_string(Self::SETTING)?, Self::SETTING, Self::SIZE);
+        let script = format!("echo {size} >{setting} && echo && read end; echo {} >{setting}", before.trim());
+        let mut keeper = Command::new("sh");
+        keeper.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut keeper = keeper.process_group(0).spawn().map(Self)?;
+        let mut said = String::new();
+        keeper.0.stdout.take().map(BufReader::new).ok_or(io::ErrorKind::BrokenPipe)?.read_line(&mut said)?;
+        Ok((!said.is_empty()).then_some(keeper))
+    }
+}
+
+impl Drop for LevelBuffers {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        // Whether or not it could, nothing more can be done.
+        let _ = self.0.wait();
     }
 }
 

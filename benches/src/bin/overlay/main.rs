@@ -20,6 +20,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use netns::{Link, Namespaces};
 use node::Role;
+use pn_backend_linux::TunnelKind;
 use serde_json::Value;
 use systems::{Running, System};
 use table::Figures;
@@ -105,8 +106,8 @@ fn main() -> Result<(), Error> {
     let said = match part {
         Part::Node { n, namespace, client_seconds, bridge, kernel, idle, threads } => {
             let role = match (namespace, client_seconds) {
-                (Some(namespace), _) if *bridge => Role::Bridge(namespace.clone()),
-                (Some(namespace), _) if *kernel => Role::Kernel(namespace.clone()),
+                (Some(namespace), _) if *bridge => Role::Kernel(namespace.clone(), Some(TunnelKind::UserSpaceBridged)),
+                (Some(namespace), _) if *kernel => Role::Kernel(namespace.clone(), None),
                 (Some(namespace), _) => Role::Interface(namespace.clone()),
                 (None, Some(seconds)) => Role::Client(Duration::from_secs(*seconds)),
                 (None, None) => Role::Server,

@@ -6,8 +6,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use pn_backend_linux::LinuxBackend;
-use pn_backend_userspace::{Port, TapPort, TunPort, UserspaceBackend};
+use pn_backend_linux::{LinuxBackend, TunnelKind};
+use pn_backend_userspace::{Port, TunPort, UserspaceBackend};
 use pn_core::*;
 use pn_overlay::PrivateKey;
 use serde_json::{Value, json};
@@ -27,10 +27,8 @@ const PORT: u16 = 5000;
 pub(crate) enum Role {
     /// It gives its container an interface in a namespace, and goes on until it is killed.
     Interface(PathBuf),
-    /// Its network has an interface in a namespace, for a bridge; otherwise the same.
-    Bridge(PathBuf),
-    /// The kernel's data plane, and its container's namespace; otherwise the same.
-    Kernel(PathBuf),
+    /// The kernel's data plane, its container's namespace, and who encrypts; otherwise the same.
+    Kernel(PathBuf, Option<TunnelKind>),
     /// Its container has sockets in this process: it answers those of the other.
     Server,
     /// Its container has sockets in this process: it measures for a time.
@@ -80,22 +78,16 @@ fn key(n: u16) -> PrivateKey {
 pub(crate) async fn run(n: u16, role: Role, idle: u16, threads: NonZeroUsize) -> Result<Value, Error> {
     let id = u128::from(n) + 1;
     let listen = SocketAddr::from((UNDERLAY[usize::from(n)], 51820));
-    if let Role::Kernel(namespace) = role {
-        return kernel(n, listen, namespace, idle).await;
+    if let Role::Kernel(namespace, tunnel) = role {
+        return kernel(n, listen, namespace, tunnel, idle).await;
     }
     let builder = UserspaceBackend::builder(NodeId::from_u128(id)).listen(listen).private_key(key(n));
     let backend = builder.threads(threads).build().await?;
     backend.apply(&state(idle)?.node_plan(NodeId::from_u128(id))).await.into_result()?;
     let container = ContainerId::from_u128(id);
-    let is_bridge = matches!(role, Role::Bridge(_));
     match role {
-        Role::Interface(namespace) | Role::Bridge(namespace) => {
-            if is_bridge {
-                let tap = TapPort::in_netns(namespace, "pn-tap".parse()?);
-                backend.attach_network(NetworkId::from_u128(1), tap).await?;
-            } else {
-                backend.attach(container, TunPort::in_netns(namespace)).await?;
-            }
+        Role::Interface(namespace) => {
+            backend.attach(container, TunPort::in_netns(namespace)).await?;
             wait_for_the_end().await?;
             let drops: Vec<_> = backend.drops().iter().collect();
             // What was renewed is younger than the process.
@@ -103,23 +95,33 @@ pub(crate) async fn run(n: u16, role: Role, idle: u16, threads: NonZeroUsize) ->
             eprintln!("node {n}: {drops:?}, sessions are {sessions:?} old");
             Ok(Value::Null)
         }
-        Role::Kernel(_) => Err("it has its own data plane".into()),
+        Role::Kernel(..) => Err("it has its own data plane".into()),
         Role::Server => serve(&backend.port(container)?).await,
         Role::Client(time) => measure(&backend.port(container)?, time).await,
     }
 }
 
 /// Runs a node in the kernel.
-async fn kernel(n: u16, listen: SocketAddr, namespace: PathBuf, idle: u16) -> Result<Value, Error> {
+async fn kernel(
+    n: u16,
+    listen: SocketAddr,
+    namespace: PathBuf,
+    tunnel: Option<TunnelKind>,
+    idle: u16,
+) -> Result<Value, Error> {
     let id = u128::from(n) + 1;
     let (node, container) = (NodeId::from_u128(id), ContainerId::from_u128(id));
     let directory = std::env::temp_dir().join(format!("pn-linux-{}", std::process::id()));
-    let builder = LinuxBackend::builder(node).listen(listen).private_key(key(n)).directory(&directory);
+    let mut builder = LinuxBackend::builder(node).listen(listen).private_key(key(n)).directory(&directory);
+    if let Some(tunnel) = tunnel {
+        builder = builder.tunnel(tunnel);
+    }
     let backend = builder.build().await?;
     backend.attach(container, namespace).await?;
     backend.apply(&state(idle)?.node_plan(node)).await.into_result()?;
     wait_for_the_end().await?;
-    eprintln!("node {n}: {:?} {:?}", backend.tunnel(), backend.status().await?.drops);
+    let drops: Vec<_> = backend.drops().iter().collect();
+    eprintln!("node {n}: {:?} {:?} {drops:?}", backend.tunnel(), backend.status().await?.drops);
     backend.apply(&NodePlan::empty(node, Generation::new(u64::MAX))).await.into_result()?;
     backend.detach(container).await?;
     std::fs::remove_dir_all(&directory)?;

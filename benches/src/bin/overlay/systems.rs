@@ -105,7 +105,7 @@ impl System {
                 running.wireguard(namespaces, scratch, "boringtun-cli", &words)?;
                 running.vxlan(namespaces, ["10.77.0.1", "10.77.0.2"], 1370)?;
             }
-            Self::Userspace { .. } | Self::Kernel => {
+            Self::Userspace { .. } | Self::Bridge | Self::Kernel => {
                 for n in 0..2 {
                     let mut command = namespaces.command(&format!("node{n}"), &this_program()?);
                     let namespace = format!("/run/netns/{}", namespaces.name(&format!("cont{n}")));
@@ -113,37 +113,9 @@ impl System {
                     if let Self::Userspace { idle } = self {
                         command.args(["--idle", &idle.to_string(), "--threads", &threads_of_ours.to_string()]);
                     } else {
-                        command.arg("--kernel");
+                        command.arg(if self == Self::Bridge { "--bridge" } else { "--kernel" });
                     }
                     running.daemons.push(Daemon::start_and_wait(command)?);
-                }
-                (running.client, running.server) = ("cont0", "cont1");
-                running.address = CONTAINER[1].to_string();
-            }
-            Self::Bridge => {
-                for n in 0..2 {
-                    let (node, container) = (format!("node{n}"), format!("cont{n}"));
-                    let mut command = namespaces.command(&node, &this_program()?);
-                    let namespace = format!("/run/netns/{}", namespaces.name(&node));
-                    command.args(["node", &n.to_string(), "--namespace", &namespace, "--bridge"]);
-                    command.args(["--threads", &threads_of_ours.to_string()]);
-                    running.daemons.push(Daemon::start_and_wait(command)?);
-                    let (inside, me, other) = (namespaces.name(&container), n + 1, 2 - n);
-                    namespaces.sh(
-                        &node,
-                        &format!(
-                            "ip link add br0 type bridge; ip link set br0 up; ip link set pn-tap master br0
-                             ip link add {PORT} type veth peer name eth0 netns {inside}; ip link set {PORT} master br0 up"
-                        ),
-                    )?;
-                    namespaces.sh(
-                        &container,
-                        &format!(
-                            "ip link set eth0 address 02:00:0a:f0:00:0{me} mtu 1390 up; ip address add 10.240.0.{me}/22 dev eth0
-                             ip neighbour add 10.240.0.{other} lladdr 02:00:0a:f0:00:0{other} dev eth0 nud permanent"
-                        ),
-                    )?;
-                    namespaces.sh(&node, &filter(me))?;
                 }
                 (running.client, running.server) = ("cont0", "cont1");
                 running.address = CONTAINER[1].to_string();
@@ -272,22 +244,6 @@ firewall: {{outbound: [{{port: any, proto: any, host: any}}], inbound: [{{port: 
         self.address = "10.79.0.2".into();
         Ok(())
     }
-}
-
-/// A container's port of a bridge.
-const PORT: &str = "pn-0af00001";
-
-/// Returns a script that filters what crosses the bridge of a node as the kernel's data plane does, with the same rules.
-fn filter(me: usize) -> String {
-    let rules = include_str!("../../../../crates/pn-backend-linux/src/firewall/network.nft");
-    // The node itself is in this namespace, too: what it may receive is not the network's to say.
-    let rules = rules.split("table inet").next().unwrap_or_default().replace("vxlan0", "pn-tap");
-    let (mac, ip) = (format!("02:00:0a:f0:00:0{me}"), format!("10.240.0.{me}"));
-    let table = "add element bridge private_network";
-    format!(
-        "nft -f - <<'END'\n{rules}\n{table} sources {{ {PORT} . {mac} . {ip} }}\n{table} arp_sources {{ {PORT} . {mac} . {mac} . {ip} }}\n\
-         {table} destinations {{ {PORT} . {mac} . {ip} }}\nEND\n"
-    )
 }
 
 /// Returns the path of this program, which is also the nodes and the loads.

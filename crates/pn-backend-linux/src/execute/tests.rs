@@ -38,7 +38,7 @@ fn changes_of_a_namespace_are_sent_together() {
     let nft = namespaces.scratch(|| Nft::probe("nft".into())).unwrap().unwrap();
     let underlay = Underlay::bind("127.0.0.1:0".parse().unwrap(), IsShared::No).unwrap();
     let tunnel = Tunnel::new(PrivateKey::from_bytes([1; 32]));
-    let mut encryptor = Encryptor::UserSpace(Engine::new(underlay, tunnel, Arc::new(DropCounters::default()), false));
+    let mut encryptor = Encryptor::UserSpace(Engine::new(underlay, tunnel, Arc::new(DropCounters::default())));
     let nodes = BTreeMap::new();
 
     let (id, bridge) = (NetworkId::from_u128(1), LinkName::Bridge);

@@ -27,7 +27,7 @@ use Where::{Container, Network, Transport};
 
 /// The first container is 10.240.0.1 here, the second 10.240.0.2 on the other host, the third 10.240.0.3 here. By IPv6 they are
 /// fd00::af0:1, fd00::af0:2 and fd00::af0:3.
-pub(crate) const BREAKAGES: [(Where, &str, Cuts); 70] = [
+const BREAKAGES: [(Where, &str, Cuts); 70] = [
     (Network, "ip link del vxlan0", Remote),
     (Network, "ip link set vxlan0 nomaster", Remote),
     (Network, "ip link set vxlan0 down", Remote),
@@ -104,6 +104,24 @@ pub(crate) const BREAKAGES: [(Where, &str, Cuts); 70] = [
     (Container, "ip -6 route flush dev pn0", Nothing),
     (Container, "ip link set pn0 down; ip link set pn0 address 02:00:00:00:00:77; ip link set pn0 up", Both),
 ];
+
+/// What others can break of a TAP interface that is in the VXLAN device's place.
+const OF_THE_INTERFACE: [(Where, &str, Cuts); 4] = [
+    (Network, "ip link del vxlan0; ip tuntap add vxlan0 mode tap; ip link set vxlan0 mtu 1390 master br0 up", Remote),
+    (Network, "ip link del vxlan0; ip tuntap add vxlan0 mode tun", Remote),
+    (Network, "ip link set vxlan0 down; ip link set vxlan0 name other0", Remote),
+    (Network, "bridge fdb add 02:00:0a:f0:00:77 dev vxlan0 master static", Nothing),
+];
+
+/// Returns what can be broken where VXLAN is the kernel's, or ends in this process.
+pub(crate) fn breakages(has_transport: bool) -> Vec<(Where, &'static str, Cuts)> {
+    if has_transport {
+        return BREAKAGES.to_vec();
+    }
+    let of_the_device = |line: &str| line.contains("type vxlan") || line.contains(" self");
+    let others = BREAKAGES.into_iter().filter(|(place, line, _)| *place != Transport && !of_the_device(line));
+    others.chain(OF_THE_INTERFACE).collect()
+}
 
 /// What the network's, the tunnel's and the container's namespaces are, for `ip`, `bridge` and `nft`.
 pub(crate) const LOOKS: [(Where, &str); 16] = [

@@ -1,6 +1,11 @@
 //! Nodes that are started anew, with the key they had and with the next one.
 
 use crate::hosts;
+use crate::matrix::within;
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
 
 use hosts::{Region, explain, is_root};
 use pn_backend_linux::TunnelKind;
@@ -102,6 +107,43 @@ async fn k3_a_node_takes_its_next_key_and_nobody_else_notices() {
     plan.host = Some(host.into());
     let refused = region.hosts[2].linux().apply(&plan).await.into_result().expect_err("the key is another");
     assert!(explain(&refused).contains(&old.to_string()), "{}", explain(&refused));
+    region.tear_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_outlives_a_restart() {
+    if !is_root() {
+        return;
+    }
+    let mut region = Region::start(2).await;
+    let (here, there) = (region.add(1, 1).await, region.add(1, 2).await);
+    apply(&region).await;
+    let to = (region.address(here), 9);
+    let listening = within(region.netns(here), move || TcpListener::bind(to).expect("nobody else listens"));
+    let listener = listening.join().expect("it listens");
+    let connecting = within(region.netns(there), move || TcpStream::connect(to).expect("somebody listens"));
+    let (mut server, _) = listener.accept().expect("somebody connects");
+    let mut client = connecting.join().expect("it connects");
+    // Both ends speak all the time: somebody who answered in a container's place would end it.
+    let (talking, quiet) = (Duration::from_millis(1), Duration::from_secs(60));
+    server.set_read_timeout(Some(quiet)).expect("it can be set");
+    let talk = std::thread::spawn(move || {
+        for n in 0..3000_u16 {
+            client.write_all(&n.to_be_bytes()).expect("the connection is there");
+            std::thread::sleep(talking);
+        }
+    });
+    let hear = std::thread::spawn(move || {
+        let mut heard = Vec::new();
+        server.read_to_end(&mut heard).map(|_| heard)
+    });
+    for _ in 0..3 {
+        region.restart(1, key(1)).await;
+        apply(&region).await;
+    }
+    talk.join().expect("the connection is there");
+    let heard = hear.join().expect("it hears").expect("the connection is there");
+    assert_eq!(heard, (0..3000_u16).flat_map(u16::to_be_bytes).collect::<Vec<_>>());
     region.tear_down().await;
 }
 

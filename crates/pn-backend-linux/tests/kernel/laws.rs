@@ -48,14 +48,9 @@ impl Drop for Guarded {
 async fn guarded(host: conformance::Host) -> Guarded {
     let netns = Netns::new("law");
     let directory = directory();
-    let backend = LinuxBackend::builder(host.node.id)
-        .listen(host.node.underlay)
-        .private_key(host.private_key)
-        .directory(&directory)
-        .namespace(netns.path())
-        .build()
-        .await
-        .unwrap();
+    let builder = LinuxBackend::builder(host.node.id).listen(host.node.underlay).private_key(host.private_key);
+    let builder = hosts::with_tunnel(builder.directory(&directory).namespace(netns.path()));
+    let backend = builder.build().await.unwrap();
     let mut namespaces = vec![netns];
     for n in 1..=6 {
         let netns = Netns::new(&format!("ct{n}"));
@@ -109,7 +104,7 @@ async fn wherever_it_stopped_the_next_apply_converges() {
     let namespace = netns.path();
     let start = async || {
         let builder = LinuxBackend::builder(host).private_key(key.clone()).directory(&directory).namespace(&namespace);
-        let backend = builder.build().await.unwrap();
+        let backend = hosts::with_tunnel(builder).build().await.unwrap();
         for n in [1, 2] {
             backend.attach(container(n), region.netns(container(n)).path()).await.unwrap();
         }

@@ -128,6 +128,9 @@ impl Driver {
                         continue;
                     }
                 }
+                if !self.shared.has_sockets {
+                    continue;
+                }
                 let is_same = |existing: &PortInner| {
                     (existing.network, existing.addresses, existing.resolver) == (*id, addresses, network.resolver)
                 };

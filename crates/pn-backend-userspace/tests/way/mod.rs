@@ -54,6 +54,8 @@ impl Way {
             let (from, to) = (sockets[n].try_clone().unwrap(), sockets[1 - n].try_clone().unwrap());
             let (target, is_over) = (nodes[n], Arc::clone(&is_over));
             from.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+            // What it is given at a time it has room for, where we may.
+            let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(&from, 8 << 20);
             thread::spawn(move || carry(&from, &to, target, quality, &is_over));
         }
         Self { addresses, is_over }

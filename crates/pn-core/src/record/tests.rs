@@ -236,6 +236,37 @@ fn records_of_others_are_refused() {
     }
 }
 
+/// What is found only when half of it was put in takes nothing away either.
+#[test]
+fn a_project_that_contradicts_itself_leaves_a_state_as_it_was() {
+    let (mut state, before) = (state(), state());
+    let project = ProjectId::from_u128(1);
+    let records = before.records_of(project);
+    let twice = records.iter().find(|record| matches!(record, Record::Container(_))).cloned();
+    let records = records.into_iter().chain(twice);
+    let error = state.replace_project(state.generation().next(), project, records).unwrap_err();
+    assert!(error.to_string().ends_with("is recorded twice"), "{error}");
+    assert_eq!((&state, state.plan()), (&before, before.plan()));
+}
+
+#[test]
+fn a_node_is_forgotten_when_nothing_runs_there() {
+    let mut state = state();
+    let (used, id) = (NodeId::from_u128(1), NodeId::from_u128(9));
+    let mut idle = state.node(used).cloned().unwrap();
+    (idle.id, idle.underlay, idle.tunnel_address) = (id, ([192, 0, 2, 9], 51820).into(), [100, 64, 0, 9].into());
+    idle.public_key = PublicKey::new([9; 32]);
+    state.replace_node(state.generation().next(), idle.clone());
+    assert!(state.node(id).is_some());
+    for (node, is_left) in [(used, true), (id, false)] {
+        let next = state.generation().next();
+        state.forget_node(next, node);
+        assert_eq!((state.node(node).is_some(), state.generation()), (is_left, next));
+    }
+    // Its addresses and key are free again.
+    assert!(state.apply(Timestamp::ZERO, Change::AddNode(idle)).is_ok());
+}
+
 /// The same records again change nothing, of the nodes that the project shares with others either.
 #[test]
 fn a_project_is_replaced_by_itself() {

@@ -115,7 +115,9 @@ impl State {
         if let Some(network) = self.projects.get(&project).and_then(|state| state.network) {
             self.touch(network);
         }
-        self.generation = generation;
+        if loaded.is_ok() {
+            self.generation = generation;
+        }
         loaded
     }
 

@@ -141,7 +141,7 @@ fn by_the_kernel(machine: &Machine) -> &'static str {
     if (numbers.next(), numbers.next()) >= (Some(6), Some(17)) {
         "WireGuard in this process, large packets whole"
     } else {
-        "WireGuard in this process, packet by packet"
+        "WireGuard and VXLAN in this process, behind bridges"
     }
 }
 

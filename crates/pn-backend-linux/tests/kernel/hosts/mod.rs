@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pn_backend_linux::{Builder, LinuxBackend};
+use pn_backend_linux::{Builder, LinuxBackend, TunnelKind};
 use pn_backend_userspace::UserspaceBackend;
 use pn_core::*;
 use pn_dns::Names;
@@ -45,6 +45,11 @@ impl Host {
             Plane::Linux(backend) => backend,
             Plane::UserSpace(_) => panic!("a node in user space"),
         }
+    }
+
+    /// Returns whether VXLAN is the kernel's, which has a namespace for its sockets.
+    pub(crate) fn has_transport(&self) -> bool {
+        self.linux().tunnel() != TunnelKind::UserSpaceBridged
     }
 
     /// Runs a command line in one of the namespaces that the backend keeps.
@@ -108,7 +113,16 @@ impl Families {
 
 fn builder(node: &Node, key: PrivateKey, names: &Arc<Names>, directory: &Path, netns: &Netns) -> Builder {
     let builder = LinuxBackend::builder(node.id).listen(node.underlay).private_key(key).resolver(Arc::clone(names));
-    builder.directory(directory).namespace(netns.path())
+    with_tunnel(builder.directory(directory).namespace(netns.path()))
+}
+
+/// Has a data plane encrypt as this machine can best, or, where `PN_TUNNEL=bridged` asks for it, in this process behind bridges.
+pub(crate) fn with_tunnel(builder: Builder) -> Builder {
+    match std::env::var("PN_TUNNEL").as_deref() {
+        Ok("bridged") => builder.tunnel(TunnelKind::UserSpaceBridged),
+        Ok(other) => panic!("PN_TUNNEL={other}: it is bridged, or is not set"),
+        Err(_) => builder,
+    }
 }
 
 /// A node whose addresses are of IPv4.
@@ -150,10 +164,15 @@ impl Region {
 
     /// Ends the data plane of a node (from 1) and starts another with a key, as an agent that is started anew does.
     pub(crate) async fn restart(&mut self, node: usize, key: PrivateKey) {
+        let kind = self.hosts[node - 1].linux().tunnel();
+        self.restart_as(node, key, kind).await;
+    }
+
+    /// Does the same, and another encrypts.
+    pub(crate) async fn restart_as(&mut self, node: usize, key: PrivateKey, kind: TunnelKind) {
         let known = self.state.node(self.hosts[node - 1].id).unwrap().clone();
         let Host { id, netns, plane, names, directory } = self.hosts.remove(node - 1);
         let Plane::Linux(before) = plane else { panic!("a node in user space") };
-        let kind = before.tunnel();
         drop(before);
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
         let backend = loop {
