@@ -55,7 +55,8 @@ pub struct LinuxBackend {
 pub enum TunnelKind {
     /// The kernel's WireGuard.
     Kernel,
-    /// WireGuard in this process, on a TAP device that large packets in VXLAN cross whole: Linux 6.17 and newer.
+    /// WireGuard in this process behind the kernel's VXLAN, on a TAP device that large packets in it cross whole: Linux 6.17 and
+    /// newer.
     UserSpace,
     /// WireGuard and VXLAN in this process, behind a TAP interface on the bridge of each network: any kernel.
     UserSpaceBridged,
@@ -135,8 +136,7 @@ impl Builder {
         self
     }
 
-    /// Sets who encrypts: the kernel if it can, then this process, behind the kernel's VXLAN if large packets in it cross whole,
-    /// unless it is set.
+    /// Sets who encrypts: the kernel if it can, or else this process, behind bridges, unless it is set.
     pub const fn tunnel(mut self, kind: TunnelKind) -> Self {
         self.tunnel = Some(kind);
         self
@@ -213,10 +213,8 @@ impl Builder {
         };
         let public_key = private_key.public_key();
         let kind = match (self.tunnel, features.has_wireguard) {
-            (None, true) => TunnelKind::Kernel,
-            (None, false) if features.whole.is_ok() => TunnelKind::UserSpace,
+            (None | Some(TunnelKind::Kernel), true) => TunnelKind::Kernel,
             (None, false) | (Some(TunnelKind::UserSpaceBridged), _) => TunnelKind::UserSpaceBridged,
-            (Some(TunnelKind::Kernel), true) => TunnelKind::Kernel,
             (Some(TunnelKind::UserSpace), _) => {
                 let object = "a TAP device that packets in tunnels cross whole";
                 features.whole.map_err(|source| error("make", object, source))?;
@@ -231,7 +229,7 @@ impl Builder {
             features.tun.clone()?;
         }
         let bind = |source| error("bind", format!("underlay address {}", self.listen), source);
-        let mut drops = Arc::new(DropCounters::default());
+        let drops = Arc::new(DropCounters::default());
         let (local_addr, encryptor) = match kind {
             TunnelKind::Kernel => {
                 // A device that an earlier process left goes on to listen where it does.
@@ -252,9 +250,8 @@ impl Builder {
                 (local_addr, Encryptor::UserSpace(engine))
             }
             TunnelKind::UserSpaceBridged => {
-                let vtep = Vtep::start(self.node, self.listen, private_key, runtime.clone())?;
-                drops = Arc::clone(vtep.drops());
-                (vtep.local_addr(), Encryptor::Vtep(vtep))
+                let vtep = Vtep::start(self.node, self.listen, private_key, Arc::clone(&drops), runtime.clone())?;
+                (vtep.local_addr(), Encryptor::Vtep(Box::new(vtep)))
             }
         };
         let worker = Worker {

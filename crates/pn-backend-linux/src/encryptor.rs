@@ -24,7 +24,7 @@ use crate::wireguard::{self, WireGuard};
 pub(crate) enum Encryptor {
     Kernel(WireGuard),
     UserSpace(Engine),
-    Vtep(Vtep),
+    Vtep(Box<Vtep>),
 }
 
 impl Encryptor {
@@ -86,7 +86,10 @@ impl Encryptor {
     }
 
     /// Reads who the kernel's tunnel is, and the peers. The transport namespace may be missing.
-    pub(crate) fn observe(&self, namespaces: &Namespaces) -> io::Result<(Option<Identity>, BTreeMap<PublicKey, Peer>)> {
+    pub(crate) fn observe(
+        &mut self,
+        namespaces: &Namespaces,
+    ) -> io::Result<(Option<Identity>, BTreeMap<PublicKey, Peer>)> {
         match self {
             Self::Kernel(_) => {
                 let device = wireguard::read_device(namespaces)?;

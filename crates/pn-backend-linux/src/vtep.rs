@@ -7,6 +7,7 @@ use std::io;
 use std::sync::Arc;
 
 use nix::net::if_::if_nametoindex;
+use pn_backend_userspace::backend::Builder;
 use pn_backend_userspace::{TapPort, UserspaceBackend};
 use pn_core::{
     BackendError, ErrorKind, Generation, InterfaceName, NetworkId, NodeId, NodePlan, OverlayBackend as _, PublicKey,
@@ -21,6 +22,8 @@ use crate::observe::Indexes;
 /// The data plane behind the bridges.
 #[derive(Debug)]
 pub(crate) struct Vtep {
+    /// How it was made, for when it has to be made again.
+    builder: Builder,
     backend: UserspaceBackend,
     runtime: Handle,
     /// What it carries packets by, which nobody else changes.
@@ -35,20 +38,18 @@ impl Vtep {
         node: NodeId,
         listen: SocketAddr,
         private_key: PrivateKey,
+        drops: Arc<DropCounters>,
         runtime: Handle,
     ) -> Result<Self, BackendError> {
-        let builder = UserspaceBackend::builder(node).listen(listen).private_key(private_key).without_sockets();
-        let backend = runtime.block_on(builder.build())?;
-        let plan = NodePlan::empty(node, Generation::ZERO);
-        Ok(Self { backend, runtime, plan, taps: BTreeMap::new() })
+        let builder = UserspaceBackend::builder(node).listen(listen).private_key(private_key).drops(drops);
+        let builder = builder.without_sockets();
+        let backend = runtime.block_on(builder.clone().build())?;
+        let (builder, plan) = (builder.listen(backend.local_addr()), NodePlan::empty(node, Generation::ZERO));
+        Ok(Self { builder, backend, runtime, plan, taps: BTreeMap::new() })
     }
 
     pub(crate) const fn local_addr(&self) -> SocketAddr {
         self.backend.local_addr()
-    }
-
-    pub(crate) fn drops(&self) -> &Arc<DropCounters> {
-        self.backend.drops()
     }
 
     /// Carries packets as a plan says from now on. What it checks does not wait for filters, and interfaces of networks that
@@ -79,8 +80,19 @@ impl Vtep {
         Ok(())
     }
 
-    pub(crate) fn peers(&self) -> io::Result<BTreeMap<PublicKey, Peer>> {
-        let peers = self.runtime.block_on(self.backend.peers()).map_err(of_the_system)?;
+    /// Returns the peers. Where the data plane has ended, for a panic, there is another from now on, which has neither peers nor
+    /// interfaces yet.
+    pub(crate) fn peers(&mut self) -> io::Result<BTreeMap<PublicKey, Peer>> {
+        let peers = match self.runtime.block_on(self.backend.peers()) {
+            Err(error) if error.kind() == ErrorKind::Closed => {
+                tracing::error!(%error, "the end of VXLAN in this process is made anew");
+                self.backend = self.runtime.block_on(self.builder.clone().build()).map_err(of_the_system)?;
+                self.plan = NodePlan::empty(self.plan.node, Generation::ZERO);
+                self.taps.clear();
+                Vec::new()
+            }
+            peers => peers.map_err(of_the_system)?,
+        };
         let peer = |peer: pn_overlay::PeerStatus| {
             let config = peer.config;
             (config.public_key, Peer::new(config.underlay, config.tunnel_address))
@@ -117,4 +129,44 @@ fn of_the_system(error: BackendError) -> io::Error {
     ];
     let kind = kinds.iter().find(|(kind, _)| *kind == error.kind()).map_or(io::ErrorKind::Other, |(_, kind)| *kind);
     io::Error::new(kind, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::time::{Duration, Instant};
+
+    use pn_backend_userspace::{Direction, UnderlayTap};
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Panics;
+
+    impl UnderlayTap for Panics {
+        fn datagram(&self, _: Direction, _: SocketAddr, _: &[u8]) {
+            panic!("as a test asks for");
+        }
+    }
+
+    #[test]
+    fn a_data_plane_that_panicked_is_made_anew() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (node, drops) = (NodeId::from_u128(1), Arc::<DropCounters>::default());
+        let key = PrivateKey::from_bytes([1; 32]);
+        let any = "127.0.0.1:0".parse().unwrap();
+        let mut vtep = Vtep::start(node, any, key, Arc::clone(&drops), runtime.handle().clone()).unwrap();
+        let (address, public_key) = (vtep.local_addr(), vtep.backend.public_key());
+        vtep.backend = runtime.block_on(vtep.builder.clone().listen(any).tap(Arc::new(Panics)).build()).unwrap();
+        UdpSocket::bind(any).unwrap().send_to(b"x", vtep.local_addr()).unwrap();
+        let begin = Instant::now();
+        while vtep.local_addr() != address {
+            assert!(begin.elapsed() < Duration::from_secs(20), "it is not made anew");
+            // The address is in use until the first one has ended.
+            drop(vtep.peers());
+        }
+        assert_eq!(vtep.backend.public_key(), public_key);
+        assert!(vtep.peers().unwrap().is_empty());
+        vtep.take(&NodePlan::empty(node, Generation::new(3))).unwrap();
+    }
 }

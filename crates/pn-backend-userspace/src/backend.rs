@@ -38,7 +38,7 @@ pub struct UserspaceBackend {
 }
 
 /// Options of a [`UserspaceBackend`].
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[must_use = "nothing runs until it is built"]
 pub struct Builder {
     node: NodeId,
@@ -47,6 +47,7 @@ pub struct Builder {
     resolver: Option<Arc<dyn Resolver>>,
     other_names: Option<Arc<dyn OtherNames>>,
     tap: Option<Arc<dyn UnderlayTap>>,
+    drops: Arc<DropCounters>,
     threads: NonZeroUsize,
     has_sockets: bool,
 }
@@ -79,6 +80,12 @@ impl Builder {
     /// Sets who sees every datagram on the underlay.
     pub fn tap(mut self, tap: Arc<dyn UnderlayTap>) -> Self {
         self.tap = Some(tap);
+        self
+    }
+
+    /// Sets where dropped packets are counted. Without it, in counters of its own.
+    pub fn drops(mut self, drops: Arc<DropCounters>) -> Self {
+        self.drops = drops;
         self
     }
 
@@ -130,9 +137,8 @@ impl Builder {
         let underlay = bind(self.listen)?;
         let local_addr = underlay.local_addr();
         let driver_failed = |error| failed("start", format!("the driver of {}", self.node), error);
-        let drops = Arc::new(DropCounters::default());
         let new_shared = || {
-            let shared = Shared::new(self.node, seed, Arc::clone(&drops), self.has_sockets);
+            let shared = Shared::new(self.node, seed, Arc::clone(&self.drops), self.has_sockets);
             Ok(Arc::new(shared.map_err(driver_failed)?))
         };
         let shared = new_shared()?;
@@ -184,7 +190,8 @@ impl UserspaceBackend {
         let listen = SocketAddr::from(([0, 0, 0, 0], 0));
         let threads = NonZeroUsize::MIN;
         let (private_key, resolver, other_names, tap) = (None, None, None, None);
-        Builder { node, listen, private_key, resolver, other_names, tap, threads, has_sockets: true }
+        let drops = Arc::default();
+        Builder { node, listen, private_key, resolver, other_names, tap, drops, threads, has_sockets: true }
     }
 
     /// Returns the underlay address it receives on.
@@ -278,7 +285,7 @@ impl UserspaceBackend {
 
     /// Returns how many packets were dropped, and why.
     #[must_use]
-    pub fn drops(&self) -> &Arc<DropCounters> {
+    pub fn drops(&self) -> &DropCounters {
         &self.shared.drops
     }
 

@@ -71,7 +71,7 @@ enum Part {
         #[arg(long)]
         client_seconds: Option<u64>,
         #[arg(long)]
-        bridge: bool,
+        behind_vxlan: bool,
         #[arg(long)]
         kernel: bool,
         #[arg(long, default_value_t = 0)]
@@ -104,9 +104,9 @@ fn main() -> Result<(), Error> {
     };
     let time = |seconds: &f64| Duration::from_secs_f64(*seconds);
     let said = match part {
-        Part::Node { n, namespace, client_seconds, bridge, kernel, idle, threads } => {
+        Part::Node { n, namespace, client_seconds, behind_vxlan, kernel, idle, threads } => {
             let role = match (namespace, client_seconds) {
-                (Some(namespace), _) if *bridge => Role::Kernel(namespace.clone(), Some(TunnelKind::UserSpaceBridged)),
+                (Some(namespace), _) if *behind_vxlan => Role::Kernel(namespace.clone(), Some(TunnelKind::UserSpace)),
                 (Some(namespace), _) if *kernel => Role::Kernel(namespace.clone(), None),
                 (Some(namespace), _) => Role::Interface(namespace.clone()),
                 (None, Some(seconds)) => Role::Client(Duration::from_secs(*seconds)),

@@ -20,7 +20,7 @@ pub(crate) enum System {
     Nebula,
     VxlanOverBoringtun,
     Userspace { idle: u16 },
-    Bridge,
+    BehindVxlan,
     Kernel,
     InProcess,
 }
@@ -37,8 +37,8 @@ impl System {
         Self::VxlanOverBoringtun,
         Self::Userspace { idle: 0 },
         Self::Userspace { idle: 999 },
-        Self::Bridge,
         Self::Kernel,
+        Self::BehindVxlan,
         Self::InProcess,
     ];
 
@@ -54,7 +54,7 @@ impl System {
             Self::VxlanOverBoringtun => "vxlan+boringtun",
             Self::Userspace { idle: 0 } => "pn-userspace",
             Self::Userspace { .. } => "pn-userspace-1000",
-            Self::Bridge => "pn-bridge",
+            Self::BehindVxlan => "pn-linux-vxlan",
             Self::Kernel => "pn-linux",
             Self::InProcess => "pn-in-process",
         }
@@ -64,7 +64,7 @@ impl System {
     pub(crate) fn missing(self) -> Option<&'static str> {
         let wanted: &[&'static str] = match self {
             Self::Veth | Self::Vxlan | Self::Userspace { .. } | Self::InProcess => &["ip"],
-            Self::Bridge | Self::Kernel => &["ip", "nft"],
+            Self::BehindVxlan | Self::Kernel => &["ip", "nft"],
             Self::Boringtun { .. } | Self::VxlanOverBoringtun => &["boringtun-cli", "wg"],
             Self::Gotatun => &["gotatun", "wg"],
             Self::WireguardGo => &["wireguard-go", "wg"],
@@ -105,7 +105,7 @@ impl System {
                 running.wireguard(namespaces, scratch, "boringtun-cli", &words)?;
                 running.vxlan(namespaces, ["10.77.0.1", "10.77.0.2"], 1370)?;
             }
-            Self::Userspace { .. } | Self::Bridge | Self::Kernel => {
+            Self::Userspace { .. } | Self::BehindVxlan | Self::Kernel => {
                 for n in 0..2 {
                     let mut command = namespaces.command(&format!("node{n}"), &this_program()?);
                     let namespace = format!("/run/netns/{}", namespaces.name(&format!("cont{n}")));
@@ -113,7 +113,7 @@ impl System {
                     if let Self::Userspace { idle } = self {
                         command.args(["--idle", &idle.to_string(), "--threads", &threads_of_ours.to_string()]);
                     } else {
-                        command.arg(if self == Self::Bridge { "--bridge" } else { "--kernel" });
+                        command.arg(if self == Self::BehindVxlan { "--behind-vxlan" } else { "--kernel" });
                     }
                     running.daemons.push(Daemon::start_and_wait(command)?);
                 }

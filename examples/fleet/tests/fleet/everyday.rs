@@ -128,21 +128,14 @@ fn the_kernel_and_user_space_mix_in_one_network() {
     assert_eq!(links.lines().count(), 2, "only lo and eth0 are to be left: {links}");
 }
 
-/// What encrypts for the kernel's data plane, as `ip` and the kernel's version tell.
+/// What encrypts for the kernel's data plane, as `ip` tells.
 fn by_the_kernel(machine: &Machine) -> &'static str {
     let make = |what| machine.command("ip").args(["link", what, "probe0", "type", "wireguard"]).output().unwrap();
     if make("add").status.success() {
         assert!(make("del").status.success());
         return "WireGuard in the kernel";
     }
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
-    // Since 6.17 a TAP device takes packets in tunnels whole.
-    if (numbers.next(), numbers.next()) >= (Some(6), Some(17)) {
-        "WireGuard in this process, large packets whole"
-    } else {
-        "WireGuard and VXLAN in this process, behind bridges"
-    }
+    "WireGuard and VXLAN in this process, behind bridges"
 }
 
 #[test]

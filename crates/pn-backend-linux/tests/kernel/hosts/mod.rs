@@ -116,11 +116,12 @@ fn builder(node: &Node, key: PrivateKey, names: &Arc<Names>, directory: &Path, n
     with_tunnel(builder.directory(directory).namespace(netns.path()))
 }
 
-/// Has a data plane encrypt as this machine can best, or, where `PN_TUNNEL=bridged` asks for it, in this process behind bridges.
+/// Has a data plane encrypt as this machine does by itself, or, where `PN_TUNNEL=vxlan` asks for it, in this process behind the
+/// kernel's VXLAN.
 pub(crate) fn with_tunnel(builder: Builder) -> Builder {
     match std::env::var("PN_TUNNEL").as_deref() {
-        Ok("bridged") => builder.tunnel(TunnelKind::UserSpaceBridged),
-        Ok(other) => panic!("PN_TUNNEL={other}: it is bridged, or is not set"),
+        Ok("vxlan") => builder.tunnel(TunnelKind::UserSpace),
+        Ok(other) => panic!("PN_TUNNEL={other}: it is vxlan, or is not set"),
         Err(_) => builder,
     }
 }
