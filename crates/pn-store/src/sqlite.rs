@@ -122,7 +122,14 @@ fn open(path: &Path) -> Result<(Connection, Revision), Fault> {
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(PATIENCE)?;
     connection.set_prepared_statement_cache_capacity(64);
-    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // For this SQLite does not wait: two that both read would wait for each other.
+    let begin = Instant::now();
+    while let Err(error) = connection.pragma_update(None, "journal_mode", "WAL") {
+        if error.sqlite_error_code() != Some(ErrorCode::DatabaseBusy) || begin.elapsed() > PATIENCE {
+            return Err(error.into());
+        }
+        thread::sleep(POLL);
+    }
     connection.pragma_update(None, "synchronous", "FULL")?;
     let revision = within(&mut connection, TransactionBehavior::Immediate, |db| {
         let form: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;

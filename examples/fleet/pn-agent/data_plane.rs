@@ -135,7 +135,7 @@ impl DataPlane {
 const fn encryption_by(tunnel: TunnelKind) -> &'static str {
     match tunnel {
         TunnelKind::Kernel => "WireGuard in the kernel",
-        TunnelKind::UserSpace => "WireGuard in this process, large packets whole",
+        TunnelKind::UserSpace => "WireGuard in this process, behind the kernel's VXLAN",
         TunnelKind::UserSpaceBridged => "WireGuard and VXLAN in this process, behind bridges",
     }
 }
@@ -151,7 +151,7 @@ mod tests {
             kinds.map(encryption_by),
             [
                 "WireGuard in the kernel",
-                "WireGuard in this process, large packets whole",
+                "WireGuard in this process, behind the kernel's VXLAN",
                 "WireGuard and VXLAN in this process, behind bridges"
             ]
         );

@@ -40,6 +40,19 @@ async fn two_connections_to_one_file_obey_them_too() {
 }
 
 /// Another process, in which the same test runs, writes; this one watches.
+/// An agent and the command line, which begin at once where there is no store yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn many_open_a_new_file_at_once() {
+    for _ in 0..50 {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.sqlite");
+        let opening: Vec<_> = (0..8).map(|_| tokio::spawn(SqliteStore::open(path.clone()))).collect();
+        for opened in opening {
+            opened.await.unwrap().unwrap();
+        }
+    }
+}
+
 #[tokio::test]
 async fn watches_wake_across_processes() {
     const FILE: &str = "PN_STORE_TEST_FILE";

@@ -107,8 +107,8 @@ fn the_firewall_use_case_cleans_up_whenever_it_is_interrupted() {
     let _alone = alone();
     let (program, mut fleet) = (program(), Fleet::new());
     let (machine, before) = machine(&mut fleet);
-    // In the order in which they come: the first host, what backends are asked for, their namespaces, and programs.
-    for moment in ["pn-waf-host1", "/ct-", "pn-waf-intruder3", "/transport", "pn-waf-client", "dumpcap", "nginx"] {
+    // In the order in which they come: the first host, what backends are asked for, the first network of one, and programs.
+    for moment in ["pn-waf-host1", "/ct-", "pn-waf-intruder3", "1/pn-", "pn-waf-client", "dumpcap", "nginx"] {
         let mut waf = machine.command(&program);
         let waf = Running::start(waf.arg("--serve").stdout(Stdio::null()).stderr(Stdio::null()));
         let looks = "ip netns list; cat /proc/self/mountinfo; ps -eo args";
