@@ -162,12 +162,12 @@ pub(crate) struct Driver {
     opened_to: usize,
     coalescer: Coalescer<usize>,
     /// Those of them that are for stacks.
-    arrived: Vec<(ContainerId, NetworkId, Range<usize>)>,
+    arrived: Vec<((NetworkId, ContainerId), Range<usize>)>,
     /// Where the last packets went.
     routed: Routed,
     /// What the last packets of the tunnel were found to be, and the interfaces they were for, if any.
     admitted: Admitted,
-    places: Recent<ContainerId, Option<usize>>,
+    places: Recent<(NetworkId, ContainerId), Option<usize>>,
     /// Whether the last events came within [`LINGER`].
     is_lively: bool,
     epoch: Instant,

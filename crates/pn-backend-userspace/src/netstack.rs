@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
-use pn_overlay::packet::{IpPacket, UDP, UDP_LEN, UdpDatagram};
+use pn_overlay::packet::{IPV6_LEN, IpPacket, UDP, UDP_LEN, UdpDatagram};
 use pn_overlay::{FairQueue, queue};
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet};
 use smoltcp::phy::{self, DeviceCapabilities, Medium};
@@ -58,6 +58,9 @@ const UDP_QUEUE_OVERHEAD: usize = 256;
 
 /// Octets of UDP that wait to be sent, with what is put in front of each packet.
 const SEND_QUEUE: usize = 256 * 1024;
+
+/// What smoltcp's answers to packets of a batch may take before what comes is dropped, in octets.
+const SEGMENTS: usize = 4 << 20;
 
 /// The ports that connections and sockets without one get (RFC 6335 §6).
 const EPHEMERAL: core::ops::RangeInclusive<u16> = 49_152..=65_535;
@@ -211,6 +214,10 @@ impl Netstack {
         if parsed.protocol() == TCP {
             self.holes.note(&parsed, now);
         }
+        if self.segments.used() > SEGMENTS {
+            // Who asks more than is sent is answered less.
+            return 1;
+        }
         self.give(packet, now);
         0
     }
@@ -234,8 +241,8 @@ impl Netstack {
         if queue.datagrams.is_empty() {
             self.arrived.push(udp.destination);
         }
-        let cost = udp.payload.len() + UDP_QUEUE_OVERHEAD;
         let datagram = (SocketAddr::new(packet.source(), udp.source), self.spares.fill(udp.payload));
+        let cost = datagram.1.capacity() + UDP_QUEUE_OVERHEAD;
         let mut dropped = 0;
         queue.datagrams.push_with(queue::flow(packet.octets()), cost, datagram, |(_, payload)| {
             dropped += 1;
@@ -732,7 +739,11 @@ struct ToSend<'a>(&'a mut Batch);
 
 impl phy::TxToken for ToSend<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        f(self.0.push(len))
+        let packet = self.0.push(len);
+        // smoltcp leaves out what an ICMP error has no use for, behind the IP header.
+        let headers = len.min(IPV6_LEN + 8);
+        packet[..headers].fill(0);
+        f(packet)
     }
 }
 

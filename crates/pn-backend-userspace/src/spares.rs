@@ -4,6 +4,10 @@
 const KEPT: usize = 256 * 1024;
 const OVERHEAD: usize = 32;
 
+/// Octets of a buffer besides twice what it is to hold: a larger one is not used for it, for whoever counts what it keeps would
+/// count less than that.
+const SLACK: usize = 256;
+
 /// Buffers that nobody uses.
 #[derive(Debug, Default)]
 pub(crate) struct Spares {
@@ -14,7 +18,8 @@ pub(crate) struct Spares {
 impl Spares {
     /// Returns octets in a buffer of their own.
     pub(crate) fn fill(&mut self, octets: &[u8]) -> Vec<u8> {
-        let mut buffer = self.buffers.pop().inspect(|buffer| self.octets -= cost(buffer)).unwrap_or_default();
+        let spare = self.buffers.pop().inspect(|buffer| self.octets -= cost(buffer));
+        let mut buffer = spare.filter(|buffer| buffer.capacity() <= 2 * octets.len() + SLACK).unwrap_or_default();
         buffer.clear();
         buffer.extend_from_slice(octets);
         buffer

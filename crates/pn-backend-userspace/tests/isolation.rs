@@ -132,7 +132,6 @@ async fn a_container_without_a_resolver_waits_in_vain() {
     assert_eq!(error.to_string(), "the resolver did not answer example.com");
 }
 
-/// A container's UDP packet, as a raw socket would make it.
 #[tokio::test]
 async fn without_sockets_nobody_answers_for_a_container_without_an_interface() {
     let mut cluster = Cluster::start(2).await;
@@ -153,6 +152,7 @@ async fn without_sockets_nobody_answers_for_a_container_without_an_interface() {
     assert!(backend.drops().get(DropReason::UnknownDestination) > 0);
 }
 
+/// A container's UDP packet, as a raw socket would make it.
 fn packet(from: [u8; 4], to: [u8; 4], len: usize) -> Vec<u8> {
     let mut packet = vec![b'f'; 28 + len];
     UdpPacket::write_headers(&mut packet, (from.into(), 1000), (to.into(), 2000), len);

@@ -242,3 +242,57 @@ async fn nothing_is_written_to_the_network_that_a_containers_id_was_in_before() 
     let (len, from) = timeout(LIMIT, socket.recv_from(&mut [0; 9])).await.unwrap().unwrap();
     assert_eq!((len, from), (5, after.local_addr()));
 }
+
+/// A plan that holds back a network keeps a container there that has gone to another since; here without what keeps an agent from
+/// making such a plan.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_two_networks_have_mixes_nothing() {
+    if !namespace::is_root() {
+        return;
+    }
+    let mut cluster = Cluster::start(2).await;
+    let (y, x, z) = (cluster.add(1, 2), cluster.add(1, 1), cluster.add(2, 2));
+    cluster.apply().await;
+    let [here, there] = [0, 1].map(|n| cluster.region.nodes()[n].id);
+    let (before, old) = (cluster.region.state().node_plan(here), address(&cluster, x));
+    cluster.change(Change::Fail(x));
+    cluster.change(Change::Start { container: x, slot: cluster::slot(2, "web", 77), node: here });
+    cluster.change(Change::Ready(x));
+    let networks = [1, 2].map(cluster::network);
+    let merged = cluster.region.state().node_plan(here).keeping(&before, |id| id == networks[0]);
+    let has = |id: &NetworkId| merged.networks[id].endpoints.iter().any(|endpoint| endpoint.container == x);
+    assert!(networks.iter().all(has), "both have the container");
+    let inside = [0; 2].map(|_| Namespace::new());
+    let backend = &cluster.region.nodes()[0].backend;
+    backend.apply(&merged).await.into_result().unwrap();
+    for (network, inside) in networks.into_iter().zip(&inside) {
+        let tap = TapPort::in_netns(inside.path(), "pn-tap".parse().unwrap());
+        backend.attach_network(network, tap).await.unwrap();
+    }
+    let arrived = || {
+        inside.each_ref().map(|inside| {
+            let (_, count) = inside.try_run("cat", &["/sys/class/net/pn-tap/statistics/rx_packets"]);
+            count.trim().parse::<u32>().unwrap()
+        })
+    };
+    // The other node knows where the container is in network 2 only when it has let go of network 1.
+    let plan = cluster.region.state().node_plan(there);
+    cluster.port(y).bind_udp(0).unwrap().send_to(b"of network 1", (old, 9)).await.unwrap();
+    eventually(|| arrived() == [1, 0], || format!("{:?}", arrived())).await;
+    cluster.region.nodes()[1].backend.apply(&plan).await.into_result().unwrap();
+    let (new, socket) = (address(&cluster, x), cluster.port(z).bind_udp(0).unwrap());
+    for n in 1..=5 {
+        socket.send_to(b"of network 2", (new, 9)).await.unwrap();
+        eventually(|| arrived() == [1, n], || format!("{:?}", arrived())).await;
+    }
+}
+
+async fn eventually(is_so: impl Fn() -> bool, what: impl Fn() -> String) {
+    for _ in 0..500 {
+        if is_so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it is {}", what());
+}

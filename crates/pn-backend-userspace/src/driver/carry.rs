@@ -9,7 +9,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use pn_core::{ContainerId, NetworkId};
-use pn_overlay::packet::{ETHERNET_LEN, EthernetFrame, IpPacket, UDP, UdpDatagram, udp_reply};
+use pn_overlay::packet::{ETHERNET_LEN, EthernetFrame, IPV6_LEN, IpPacket, UDP, UdpDatagram, udp_reply};
 use pn_overlay::{DropReason, Opener, Route};
 
 use super::{Attached, Crew, Driver, crew};
@@ -94,12 +94,12 @@ impl Driver {
         };
         let ingress = self.vtep.ingress_after(node, &packet, &mut self.admitted)?;
         let (network, container, packet) = (ingress.network, ingress.container, ingress.packet.octets());
-        let number = container.as_u128() as u64;
-        let place = match self.places.get(number, &container) {
+        let (number, key) = (container.as_u128() as u64, (network, container));
+        let place = match self.places.get(number, &key) {
             Some(place) => *place,
             None => {
-                let place = place_of(&self.tun_of, &self.tap_of, network, container);
-                self.places.insert(number, container, place);
+                let place = place_of(&self.tuns, &self.tun_of, &self.tap_of, key);
+                self.places.insert(number, key, place);
                 place
             }
         };
@@ -109,7 +109,7 @@ impl Driver {
         self.opened_to = packet.end;
         match place {
             Some(place) => self.coalescer.push(place, &self.opened, packet),
-            None => self.arrived.push((container, network, packet)),
+            None => self.arrived.push((key, packet)),
         }
         Ok(())
     }
@@ -118,11 +118,11 @@ impl Driver {
     fn give_opened(&mut self) {
         let mut arrived = core::mem::take(&mut self.arrived);
         // What is for one lies together then, in its order.
-        arrived.sort_unstable_by_key(|(container, _, packet)| (*container, packet.start));
-        for packets in arrived.chunk_by(|(a, ..), (b, ..)| a == b) {
-            let (container, network, _) = packets[0];
+        arrived.sort_unstable_by_key(|(key, packet)| (*key, packet.start));
+        for packets in arrived.chunk_by(|(a, _), (b, _)| a == b) {
+            let ((network, container), _) = packets[0];
             self.give(network, Owner::Container(container), |driver, take| {
-                packets.iter().for_each(|(.., packet)| take(&driver.opened[packet.clone()]));
+                packets.iter().for_each(|(_, packet)| take(&driver.opened[packet.clone()]));
             });
         }
         arrived.clear();
@@ -140,7 +140,7 @@ impl Driver {
     /// Gives packets to a container or resolver of this node.
     pub(super) fn deliver<'a>(&mut self, network: NetworkId, to: Owner, packets: impl Iterator<Item = &'a [u8]>) {
         if let Owner::Container(container) = to
-            && let Some(place) = place_of(&self.tun_of, &self.tap_of, network, container)
+            && let Some(place) = self.place_of(network, container)
         {
             let header = VirtioHeader::default().emit(false);
             let results = packets.map(|packet| write(&self.tuns, place, header, packet, [].into_iter()));
@@ -154,7 +154,7 @@ impl Driver {
         let (mut dropped, mut lost) = (0, 0);
         if let Crew::Other(first) = &self.crew {
             dropped = Arc::clone(first).hand_over(network, to, |take| each(self, take));
-        } else if let Some(stack) = self.stacks.get(&to).map(Arc::clone) {
+        } else if let Some(stack) = self.stacks.get(&to).filter(|stack| stack.network == network).map(Arc::clone) {
             let now = self.now();
             let mut taking = stack.lock();
             each(self, &mut |packet| dropped += taking.ingress(packet, now));
@@ -243,7 +243,7 @@ impl Driver {
                 }
                 return Ok(());
             }
-            Route::Local(to) => match place_of(&self.tun_of, &self.tap_of, network, to) {
+            Route::Local(to) => match self.place_of(network, to) {
                 // A bridge that sends us what its own port is for would have it back for ever.
                 Some(same) if same == place => return Err(DropReason::UnknownDestination),
                 // From kernel to kernel it needs no cutting.
@@ -278,6 +278,11 @@ impl Driver {
         }
         let reply = answerer.answer(network, udp.payload)?;
         Some(reply.and_then(|reply| udp_reply(packet, &udp, &reply)))
+    }
+
+    /// Finds the interface that packets of a network for a container are written to.
+    pub(super) fn place_of(&self, network: NetworkId, container: ContainerId) -> Option<usize> {
+        place_of(&self.tuns, &self.tun_of, &self.tap_of, (network, container))
     }
 
     /// Sends what waits for the underlay.
@@ -317,14 +322,16 @@ pub(super) fn write<'a>(
     attached.tun.write(&pieces[..count.min(pieces.len())]).map_err(|_| DropReason::NotTaken)
 }
 
-/// Finds the interface that packets for a container are written to.
-pub(super) fn place_of(
+/// Finds the interface that packets of a network for a container are written to. While a network is held back, its plan may have a
+/// container that has gone to another since.
+fn place_of(
+    tuns: &[Option<Attached>],
     tun_of: &HashMap<ContainerId, usize>,
     tap_of: &HashMap<NetworkId, usize>,
-    network: NetworkId,
-    container: ContainerId,
+    (network, container): (NetworkId, ContainerId),
 ) -> Option<usize> {
-    tun_of.get(&container).or_else(|| tap_of.get(&network)).copied()
+    let is_in = |place: &&usize| matches!(tuns.get(**place), Some(Some(attached)) if attached.network == network);
+    tun_of.get(&container).filter(is_in).or_else(|| tap_of.get(&network)).copied()
 }
 
 impl Attached {
@@ -343,6 +350,14 @@ enum Pieces {
 impl Pieces {
     fn new(told: &VirtioHeader, buffer: &[u8], packet: Range<usize>) -> Result<Self, DropReason> {
         let partial_checksum = told.partial_checksum;
+        // What was checked is not completed to something else.
+        let header = match buffer[packet.start] >> 4 {
+            4 => usize::from(buffer[packet.start] & 0x0f) * 4,
+            _ => IPV6_LEN,
+        };
+        if partial_checksum.is_some_and(|(start, _)| usize::from(start) < header) {
+            return Err(DropReason::NotIp);
+        }
         match told.segmentation {
             None => Ok(Self::One { packet, partial_checksum, is_done: false }),
             Some(_) => Segments::new(told, buffer, packet).map(Self::Many).ok_or(DropReason::NotIp),

@@ -9,7 +9,7 @@ use pn_core::ContainerId;
 use pn_overlay::packet::IpPacket;
 use pn_overlay::{DropReason, Route, Wrap};
 
-use super::carry::{FLUSH, place_of, write};
+use super::carry::{FLUSH, write};
 use super::{Driver, crew};
 use crate::batch::Batch;
 use crate::offload::VirtioHeader;
@@ -154,7 +154,7 @@ impl Driver {
         sending: &mut Sending<'_>,
     ) -> Result<Option<Next>, DropReason> {
         let network = sending.from.network;
-        if let Some(place) = place_of(&self.tun_of, &self.tap_of, network, to) {
+        if let Some(place) = self.place_of(network, to) {
             let header = VirtioHeader::default().emit(false);
             write(&self.tuns, place, header, &sending.batch.octets()[packet], [].into_iter())?;
             return Ok(self.next(sending));

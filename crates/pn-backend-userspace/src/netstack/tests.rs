@@ -422,3 +422,51 @@ fn tcp_has_turns_of_its_own_beside_udp_that_never_ends() {
     }
     assert!((1_000_000..=sent).contains(&received), "{received} of {sent}");
 }
+
+#[test]
+fn an_error_tells_nobody_what_was_sent_to_others() {
+    use pn_overlay::packet::write_ip_header;
+    let mut wire = Wire::new();
+    let (client, _) = wire.connection();
+    wire.a.tcp(client).send_slice(&[0x5a; 1000]).unwrap();
+    wire.run(Duration::from_secs(1));
+    // A third container, 10.240.0.9, sends a ping and a packet of a protocol that nobody knows.
+    let (from, to): (IpAddr, IpAddr) = (addresses(9).v4.into(), addresses(1).v4.into());
+    let mut ping = vec![0; 20 + 8 + 100];
+    write_ip_header(&mut ping, 1, from, to, 108);
+    ping[20] = 8;
+    ping[22..24].copy_from_slice(&[0xf7, 0xff]);
+    let mut other = vec![0; 20 + 8];
+    write_ip_header(&mut other, 253, from, to, 8);
+    assert_eq!(wire.a.ingress(&ping, wire.now) + wire.a.ingress(&other, wire.now), 0);
+    let (packets, _) = sent(&mut wire.a, wire.now);
+    let errors: Vec<_> = packets.iter().filter(|packet| packet[9] == 1 && packet[20] == 3).collect();
+    assert_eq!(&errors[0][24..28], &[0; 4], "the unused field of an ICMP error");
+}
+
+#[test]
+fn a_queue_of_udp_holds_no_more_than_it_counts() {
+    let now = Duration::ZERO;
+    let (mut sender, mut stack) =
+        (Netstack::new(addresses(1), 1390, 1, now), Netstack::new(addresses(2), 1390, 2, now));
+    let ((fast, _), (slow, _)) = (stack.bind_udp(1000).unwrap(), stack.bind_udp(1001).unwrap());
+    let to = addresses(2).v4;
+    for _ in 0..4000 {
+        for (port, len) in [(fast, 60_000), (slow, 1)] {
+            assert!(sender.send_udp(7, (to, port).into(), &vec![1; len]).unwrap());
+            for packet in sent(&mut sender, now).0 {
+                // What there is no room for is dropped.
+                let _: usize = stack.ingress(&packet, now);
+            }
+            if port == fast {
+                assert!(receive(&mut stack, fast).is_some());
+            }
+        }
+    }
+    let queue = &mut stack.udp.get_mut(&slow).unwrap().datagrams;
+    let (mut count, mut octets) = (0, 0);
+    while let Some((_, payload)) = queue.pop() {
+        (count, octets) = (count + 1, octets + payload.capacity());
+    }
+    assert!(octets <= UDP_QUEUE, "{count} datagrams of 1 octet keep {octets} octets");
+}

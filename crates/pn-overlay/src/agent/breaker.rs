@@ -168,7 +168,7 @@ fn share(old: &NetworkPlan, new: &NetworkPlan, tolerance: &Tolerance) -> Option<
 /// Makes the plan that keeps the held networks as `before` has them, and everything else as `after` does.
 ///
 /// What `after` would put into the way of a held network is added to `held`: two networks with one VNI would be one, and so
-/// would two nodes with one key or tunnel address.
+/// would two nodes with one key or tunnel address; and a container is in one network.
 #[must_use]
 pub fn merge(before: &NodePlan, after: &NodePlan, held: &mut BTreeMap<NetworkId, Removal>) -> NodePlan {
     loop {
@@ -189,6 +189,8 @@ pub fn merge(before: &NodePlan, after: &NodePlan, held: &mut BTreeMap<NetworkId,
 fn in_the_way(merged: &NodePlan, held: &BTreeMap<NetworkId, Removal>) -> BTreeSet<NetworkId> {
     let (kept, others): (Vec<_>, Vec<_>) = merged.networks.values().partition(|network| held.contains_key(&network.id));
     let vnis: BTreeSet<_> = kept.iter().map(|network| network.vni).collect();
+    let containers: BTreeSet<_> =
+        kept.iter().flat_map(|network| network.endpoints.iter().map(|endpoint| endpoint.container)).collect();
     let members: BTreeSet<_> = kept.iter().flat_map(|network| network.nodes.iter().copied()).collect();
     let nodes = || merged.host.iter().chain(merged.peers.values());
     let is_alike = |a: &Node, b: &Node| {
@@ -199,7 +201,9 @@ fn in_the_way(merged: &NodePlan, held: &BTreeMap<NetworkId, Removal>) -> BTreeSe
     let strangers = nodes().filter(|node| !members.contains(&node.id));
     let rivals: BTreeSet<_> = strangers.filter(|node| is_rival(node)).map(|node| node.id).collect();
     let is_in_the_way = |network: &&&Arc<NetworkPlan>| {
-        vnis.contains(&network.vni) || network.nodes.iter().any(|node| rivals.contains(node))
+        vnis.contains(&network.vni)
+            || network.nodes.iter().any(|node| rivals.contains(node))
+            || network.endpoints.iter().any(|endpoint| containers.contains(&endpoint.container))
     };
     others.iter().filter(is_in_the_way).map(|network| network.id).collect()
 }

@@ -190,10 +190,14 @@ fn arriving(ethertype: u16, inner: &[u8]) -> Vec<u8> {
 #[test]
 fn every_claim_of_what_arrives_is_checked() {
     let vtep = Vtep::new(state().node_plan(node(1)));
-    let ingress = |from: u128, packet: &[u8]| {
+    let mut before = Admitted::default();
+    let mut ingress = |from: u128, packet: &[u8]| {
         let udp = UdpPacket::parse(packet).expect("the tunnel checked that");
-        vtep.ingress(node(from), &udp)
-            .map(|ingress| (ingress.network, ingress.container, ingress.packet.octets().to_vec()))
+        let known = |ingress: Ingress<'_>| (ingress.network, ingress.container, ingress.packet.octets().to_vec());
+        let found = vtep.ingress(node(from), &udp).map(known);
+        // What was admitted before admits nothing else.
+        assert_eq!(vtep.ingress_after(node(from), &udp, &mut before).map(known), found);
+        found
     };
     let good = from_node_2(|_| ());
     assert_eq!(ingress(2, &good), Ok((network(1), container(1), packet(host(3), host(1), 10))));
