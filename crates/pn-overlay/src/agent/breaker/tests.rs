@@ -157,6 +157,26 @@ fn n8_a_held_network_shares_nothing_with_one_that_comes() {
 }
 
 #[test]
+fn a_held_network_keeps_its_containers_to_itself() {
+    let mut world = World::with_networks(&[1, 2, 3]);
+    world.run(1..=3, 1, 1);
+    world.run([4], 2, 1);
+    world.run([5], 3, 1);
+    let before = world.plan();
+    world.fail(1..=3);
+    // One comes back elsewhere under its id.
+    world.run([1], 2, 1);
+    world.run([6], 3, 1);
+    let after = world.plan();
+    let mut held = judge(&before, &after, &Tolerance::default()).held;
+    let merged = merge(&before, &after, &mut held);
+    assert_eq!(tell(&Verdict { held }), "network 1: WholeNetwork, 3 of 3; network 2: InTheWay, 0 of 0");
+    for (n, plan) in [(1, &before), (2, &before), (3, &after)] {
+        assert_eq!(merged.networks[&network(n)], plan.networks[&network(n)]);
+    }
+}
+
+#[test]
 fn l3_the_first_plan_is_compared_with_what_is_found() {
     let mut world = World::new();
     world.run(1..=3, 1, 1);
