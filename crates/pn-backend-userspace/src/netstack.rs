@@ -211,12 +211,12 @@ impl Netstack {
         if parsed.fragment().is_some() {
             return 0;
         }
-        if parsed.protocol() == TCP {
-            self.holes.note(&parsed, now);
-        }
         if self.segments.used() > SEGMENTS {
             // Who asks more than is sent is answered less.
             return 1;
+        }
+        if parsed.protocol() == TCP {
+            self.holes.note(&parsed, now);
         }
         self.give(packet, now);
         0

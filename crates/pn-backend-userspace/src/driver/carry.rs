@@ -386,3 +386,25 @@ impl Pieces {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was checked, such as an IPv6 source, is not completed to something else.
+    #[test]
+    fn no_checksum_is_completed_in_an_ip_header() {
+        for (first, len) in [(0x45, 20), (0x46, 24), (0x60, 40)] {
+            let mut packet = [0; 100];
+            packet[0] = first;
+            let pieces = |start| {
+                let told = VirtioHeader { partial_checksum: Some((start, 2)), ..VirtioHeader::default() };
+                Pieces::new(&told, &packet, 0..packet.len()).map(drop)
+            };
+            assert_eq!(pieces(len), Ok(()));
+            for start in [0, 20, len - 1].into_iter().filter(|start| *start < len) {
+                assert_eq!(pieces(start), Err(DropReason::NotIp), "{first:x} {start}");
+            }
+        }
+    }
+}

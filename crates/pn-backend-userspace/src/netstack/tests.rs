@@ -470,3 +470,20 @@ fn a_queue_of_udp_holds_no_more_than_it_counts() {
     }
     assert!(octets <= UDP_QUEUE, "{count} datagrams of 1 octet keep {octets} octets");
 }
+
+#[test]
+fn answers_to_a_flood_of_pings_are_bounded() {
+    use pn_overlay::packet::write_ip_header;
+    let (now, (from, to)) = (Duration::ZERO, (addresses(9).v4.into(), addresses(1).v4.into()));
+    let mut stack = Netstack::new(addresses(1), 1390, 1, now);
+    let mut ping = vec![0; 20 + 8 + 1000];
+    write_ip_header(&mut ping, 1, from, to, 1008);
+    ping[20] = 8;
+    ping[22..24].copy_from_slice(&[0xf7, 0xff]);
+    let dropped = (0..10_000).map(|_| stack.ingress(&ping, now)).sum::<usize>();
+    assert!(stack.segments.used() < SEGMENTS + 2000, "{}", stack.segments.used());
+    let (answers, _) = sent(&mut stack, now);
+    assert_eq!(answers.len() + dropped, 10_000);
+    assert!(answers.len() > 1000 && dropped > 1000, "{} answers", answers.len());
+    assert_eq!(stack.ingress(&ping, now), 0, "there is room again");
+}
