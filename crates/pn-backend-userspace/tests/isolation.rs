@@ -389,3 +389,28 @@ async fn a_dropped_backend_gives_everything_back() {
     assert_eq!(error.to_string(), format!("cannot bind underlay address {address}: something else is in the way"));
     drop(taken);
 }
+
+/// A plan that holds back a network keeps a container there that has gone to another since: its socket is the other's alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_two_networks_have_hears_one() {
+    let mut cluster = Cluster::start(2).await;
+    let (y, x) = (cluster.add(1, 2), cluster.add(1, 1));
+    cluster.add(2, 2);
+    cluster.apply().await;
+    let here = cluster.region.nodes()[0].id;
+    let (before, target) = (cluster.region.state().node_plan(here), cluster.port(x).address());
+    cluster.change(Change::Fail(x));
+    cluster.change(Change::Start { container: x, slot: cluster::slot(2, "web", 77), node: here });
+    cluster.change(Change::Ready(x));
+    let merged = cluster.region.state().node_plan(here).keeping(&before, |id| id == network(1));
+    let backend = &cluster.region.nodes()[0].backend;
+    backend.apply(&merged).await.into_result().unwrap();
+    let port = cluster.port(x);
+    assert_eq!((port.network(), port.address()), (network(2), target), "it has one address in both");
+    let socket = port.bind_udp(9).unwrap();
+    // The other node has not heard of it yet.
+    cluster.port(y).bind_udp(0).unwrap().send_to(b"of network 1", SocketAddr::from((target, 9))).await.unwrap();
+    counted(backend, DropReason::UnknownDestination, 1).await;
+    let heard = timeout(Duration::from_millis(100), socket.recv_from(&mut [0; 99])).await;
+    assert!(heard.is_err(), "{heard:?}");
+}
