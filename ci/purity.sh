@@ -7,7 +7,7 @@ faults=0
 fault() { echo "purity: $1" >&2; faults=1; }
 
 # pn-core depends on these and on nothing else.
-allowed=" async-trait base64 foldhash hashbrown ipnet pn-core proc-macro2 quote syn thiserror thiserror-impl unicode-ident uuid "
+allowed=" async-trait base64 foldhash ipnet pn-core prefetch-index proc-macro2 quote syn thiserror thiserror-impl unicode-ident uuid "
 for crate in $(cargo tree --locked -p pn-core -e normal,build --prefix none --format '{p}' | cut -d' ' -f1 | sort -u); do
     [[ $allowed == *" $crate "* ]] || fault "pn-core depends on $crate"
 done

@@ -18,6 +18,14 @@ pub(crate) enum Exhausted {
     },
 }
 
+/// A number that can be given.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Choice {
+    pub(crate) number: u32,
+    /// Since when it rests, if it does.
+    since: Option<Timestamp>,
+}
+
 /// Which of the numbers that have rested comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reuse {
@@ -74,22 +82,34 @@ impl<Owner: Ord + Copy> Pool<Owner> {
     /// Takes a number for `owner`.
     pub(crate) fn take(&mut self, owner: &Owner, now: Timestamp) -> Result<u32, Exhausted> {
         self.settle(now);
-        let number = if let Some((since, number)) = self.own(owner, now) {
-            self.forget_rest(since, number);
-            number
-        } else if let Some(number) = self.free(self.next, self.capacity).or_else(|| self.free(1, self.next)) {
-            self.next = if number < self.capacity { number + 1 } else { 1 };
-            number
-        } else if let Some((since, number)) = self.oldest().filter(|(since, _)| since.after(self.rest) <= now) {
-            self.forget_rest(since, number);
-            number
-        } else {
-            let until = self.oldest().map(|(since, _)| since.after(self.rest));
-            return Err(until.map_or(Exhausted::InUse, |until| Exhausted::Resting { until }));
-        };
+        let choice = self.choose(owner, now)?;
+        self.give(choice);
+        Ok(choice.number)
+    }
+
+    /// Finds a number for `owner`, to be given next, among those that are free as they are: where numbers come in turn,
+    /// [`take`](Self::take) forgets first what has rested.
+    pub(crate) fn choose(&self, owner: &Owner, now: Timestamp) -> Result<Choice, Exhausted> {
+        let rested = |(since, number)| Choice { number, since: Some(since) };
+        if let Some(own) = self.own(owner, now) {
+            return Ok(rested(own));
+        }
+        if let Some(number) = self.free(self.next, self.capacity).or_else(|| self.free(1, self.next)) {
+            return Ok(Choice { number, since: None });
+        }
+        let oldest = self.oldest().ok_or(Exhausted::InUse)?;
+        let until = oldest.0.after(self.rest);
+        if until <= now { Ok(rested(oldest)) } else { Err(Exhausted::Resting { until }) }
+    }
+
+    /// Gives a number that was found for its owner, with no change in between.
+    pub(crate) fn give(&mut self, Choice { number, since }: Choice) {
+        match since {
+            Some(since) => self.forget_rest(since, number),
+            None => self.next = if number < self.capacity { number + 1 } else { 1 },
+        }
         self.in_use.set(number);
         self.used += 1;
-        Ok(number)
     }
 
     /// Takes a certain number that was recorded as given; `false` where it is out of range, in use or resting.

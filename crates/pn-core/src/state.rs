@@ -137,6 +137,9 @@ impl State {
         let now = now.max(self.clock.0);
         // What is touched is noted with the generation that the change leads to.
         let next = self.generation.next();
+        if let Change::Start { container, .. } | Change::Replace { container, .. } = &change {
+            self.containers.expect(*container);
+        }
         match change {
             Change::AddProject(project) => self.add_project(project)?,
             Change::RemoveProject(project) => self.remove_project(project)?,

@@ -66,21 +66,25 @@ impl State {
         slot: Slot,
         node: NodeId,
     ) -> Result<(), ApplyError> {
-        if self.find(container).is_some() {
-            return Err(ApplyError::ContainerExists { container });
-        }
         let host = self.nodes.get(&node).ok_or(ApplyError::UnknownNode { node })?;
         if host.node.availability == Availability::Draining {
             return Err(ApplyError::NodeDraining { node });
         }
         // A node that runs containers of the network was found fit when it got the first.
         let joins = host.share(network).is_err().then(|| self.check_host(network, &host.node)).transpose()?;
-        let state = self.networks.get_mut(&network).expect("the caller found the network");
+        let state = &self.networks[&network];
         let subnet = state.network.subnet;
-        let ordinal = state.addresses.take(&slot, now).map_err(|exhausted| match exhausted {
+        let choice = state.addresses.choose(&slot, now).map_err(|exhausted| match exhausted {
             Exhausted::InUse => ApplyError::AddressesInUse { network, subnet },
             Exhausted::Resting { until } => ApplyError::AddressesResting { network, subnet, until },
         })?;
+        // Looked at last: since the change came, where the id would stand is being fetched.
+        if self.find(container).is_some() {
+            return Err(ApplyError::ContainerExists { container });
+        }
+        let state = self.networks.get_mut(&network).expect("the caller found the network");
+        state.addresses.give(choice);
+        let ordinal = choice.number;
         let place = Place { vni: state.network.vni, ordinal };
         let (of, live) = state.live_mut(&slot);
         live.starting = NonZeroU32::new(ordinal);

@@ -3,7 +3,7 @@
 use core::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
-use hashbrown::HashTable;
+use prefetch_index::prefetch_index;
 
 use crate::id::ContainerId;
 use crate::net::Vni;
@@ -17,52 +17,116 @@ pub(super) struct Place {
 
 /// The places of all containers of a region, by their ids.
 ///
-/// An id is random, so that where it stands in a large table is in no cache: that is what a look waits for, and what an entry that
-/// is written waits for again. So a table holds as little as it can: of an id no more than a hash, and whoever looks
-/// tells from a place whether the container there is the one.
+/// An id is random, so that where it stands in a large table is in no cache. So a table holds as little as it can: of an id no
+/// more than a hash, and whoever looks tells from a place whether the container there is the one. All that is looked at for an
+/// id stands in one line of the processor's caches, which can be asked for ([`expect`](Self::expect)) before it is looked at.
+///
+/// An id's entry is in the line that its hash names or, where that was full, in one of the next: each line counts the entries that
+/// passed it, so that a look knows where to end.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Index {
-    entries: HashTable<Entry>,
+    /// None, or a power of two.
+    lines: Vec<Line>,
+    len: usize,
     hasher: RandomState,
 }
 
-#[derive(Debug, Clone, Copy)]
+/// What a processor fetches at once: 64 octets.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(align(64))]
+struct Line {
+    entries: [Option<Entry>; 5],
+    /// How many entries stand in later lines because this one was full.
+    passed: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Entry {
     hash: u32,
     place: Place,
 }
 
+/// How many entries a line has on average when there have to be more lines: of five places, so that few entries pass a line
+/// and most looks end with the first.
+const FILL: usize = 3;
+
 impl Index {
+    /// Has the processor fetch what will be looked at for a container, while other work is done.
+    pub(super) fn expect(&self, id: ContainerId) {
+        if let Some(first) = self.walk(self.hash(id)).next() {
+            prefetch_index(&self.lines, first);
+        }
+    }
+
     /// Returns the place of a container, of those that its id may have.
     pub(super) fn find(&self, id: ContainerId, is_at: impl Fn(Place) -> bool) -> Option<Place> {
-        let hash = self.hash(id);
-        let is_it = |entry: &Entry| entry.hash == hash && is_at(entry.place);
-        self.entries.find(spread(hash), is_it).map(|entry| entry.place)
+        self.search(self.hash(id), is_at)
+            .map(|(line, entry)| self.lines[line].entries[entry].expect("it was found").place)
     }
 
     /// Puts in a container that is nowhere.
     pub(super) fn insert(&mut self, id: ContainerId, place: Place) {
-        let hash = self.hash(id);
-        self.entries.insert_unique(spread(hash), Entry { hash, place }, |entry| spread(entry.hash));
+        if self.len == self.lines.len() * FILL {
+            self.grow();
+        }
+        self.len += 1;
+        self.put(Entry { hash: self.hash(id), place });
     }
 
     /// Takes a container out, if it is at that place.
     pub(super) fn remove(&mut self, id: ContainerId, place: Place) {
         let hash = self.hash(id);
-        if let Ok(entry) = self.entries.find_entry(spread(hash), |entry| entry.hash == hash && entry.place == place) {
-            entry.remove();
+        if let Some((line, entry)) = self.search(hash, |there| there == place) {
+            self.walk(hash).take_while(|at| *at != line).for_each(|at| self.lines[at].passed -= 1);
+            self.lines[line].entries[entry] = None;
+            self.len -= 1;
         }
+    }
+
+    /// Finds an entry: its line, and which it is there.
+    fn search(&self, hash: u32, is_at: impl Fn(Place) -> bool) -> Option<(usize, usize)> {
+        let is_it = |entry: &Entry| entry.hash == hash && is_at(entry.place);
+        for at in self.walk(hash) {
+            let line = &self.lines[at];
+            if let Some(entry) = line.entries.iter().position(|entry| entry.as_ref().is_some_and(&is_it)) {
+                return Some((at, entry));
+            }
+            if line.passed == 0 {
+                break;
+            }
+        }
+        None
+    }
+
+    /// Puts an entry into the first line that has room for it.
+    fn put(&mut self, entry: Entry) {
+        for at in self.walk(entry.hash) {
+            let line = &mut self.lines[at];
+            if let Some(free) = line.entries.iter_mut().find(|place| place.is_none()) {
+                *free = Some(entry);
+                return;
+            }
+            line.passed += 1;
+        }
+        unreachable!("of five places, three are taken on average at most");
+    }
+
+    fn grow(&mut self) {
+        let lines = vec![Line::default(); (self.lines.len() * 2).max(1)];
+        let before = core::mem::replace(&mut self.lines, lines);
+        before.iter().flat_map(|line| line.entries).flatten().for_each(|entry| self.put(entry));
+    }
+
+    /// Returns the lines in the order in which a hash fills them, each once.
+    fn walk(&self, hash: u32) -> impl Iterator<Item = usize> + use<> {
+        let count = self.lines.len();
+        (0..count).map(move |step| (hash as usize + step) & (count - 1))
     }
 
     /// Hashes an id to what is kept of it: enough for some thirty million containers to be found at the first look.
     fn hash(&self, id: ContainerId) -> u32 {
         self.hasher.hash_one(id) as u32
     }
-}
-
-/// Makes what the table takes: the lowest bits say where an entry stands, and the highest seven tell it from its neighbours.
-const fn spread(hash: u32) -> u64 {
-    (hash as u64) << 32 | hash as u64
 }
 
 /// What is in an index follows from what is in the networks.
@@ -76,7 +140,9 @@ impl Eq for Index {}
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use std::collections::{HashMap, HashSet};
+
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -117,6 +183,33 @@ mod tests {
         for n in ids {
             let expected = (n % 2 == 1).then(|| place(n));
             assert_eq!(index.find(id(n), is_at(n)), expected, "{n}");
+        }
+    }
+
+    proptest! {
+        /// Few lines are passed by many entries, also from the last to the first, and a look for what is not there ends.
+        #[test]
+        fn it_holds_what_a_map_holds(ids in 1_u32..=32, changes in prop::collection::vec(any::<u32>(), 0..400)) {
+            let (mut index, mut model) = (Index::default(), HashMap::new());
+            let id = |n: u32| ContainerId::from_u128(scrambled(n.into()));
+            let place = |ordinal: u32| Place { vni: Vni::new(1).unwrap(), ordinal };
+            for (ordinal, n) in (1..).zip(changes) {
+                let n = n % ids;
+                index.remove(id(n), place(ordinal));
+                if let Some(held) = model.remove(&n) {
+                    index.remove(id(n), held);
+                } else {
+                    model.insert(n, place(ordinal));
+                    index.insert(id(n), place(ordinal));
+                }
+                for n in 0..ids {
+                    index.expect(id(n));
+                    prop_assert_eq!(index.find(id(n), |_| true), model.get(&n).copied());
+                }
+            }
+            prop_assert_eq!(index.len, model.len());
+            model.into_iter().for_each(|(n, held)| index.remove(id(n), held));
+            prop_assert!(index.lines.iter().all(|line| line.passed == 0 && line.entries == [None; 5]));
         }
     }
 }
