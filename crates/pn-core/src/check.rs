@@ -2,14 +2,14 @@
 
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::id::{ContainerId, NetworkId, NodeId};
 use crate::mtu;
 use crate::net::{PublicKey, Vni};
 use crate::node::Node;
-use crate::plan::{NetworkPlan, NodePlan, Plan};
+use crate::plan::{Endpoint, NetworkPlan, NodePlan, Plan};
 
 /// What a node's kernel can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub enum Finding {
     VniTwice { vni: Vni, networks: [NetworkId; 2] },
     /// Two containers of a network have one address.
     AddressTwice { network: NetworkId, address: Ipv4Addr, containers: [ContainerId; 2] },
+    /// A container has two endpoints: it is in one network, with one address.
+    ContainerTwice { container: ContainerId, networks: [NetworkId; 2] },
     /// A container's address is not one of its network's.
     AddressOutside { network: NetworkId, address: Ipv4Addr, container: ContainerId },
     /// Endpoints are not in the order of their addresses, so they would not be found.
@@ -134,9 +136,15 @@ fn check_networks<'a, 'n>(
     found: &mut Vec<Finding>,
 ) {
     let mut vnis: BTreeMap<Vni, NetworkId> = BTreeMap::new();
+    let mut containers: HashMap<ContainerId, NetworkId> = HashMap::new();
     for network in networks {
         if let Some(other) = vnis.insert(network.vni, network.id) {
             found.push(Finding::VniTwice { vni: network.vni, networks: [other, network.id] });
+        }
+        for Endpoint { container, .. } in &network.endpoints {
+            if let Some(other) = containers.insert(*container, network.id) {
+                found.push(Finding::ContainerTwice { container: *container, networks: [other, network.id] });
+            }
         }
         check_endpoints(network, node, found);
         check_names(network, found);
@@ -208,6 +216,9 @@ impl fmt::Display for Finding {
             Self::VniTwice { vni, networks: [one, two] } => write!(f, "networks {one} and {two} both have VNI {vni}"),
             Self::AddressTwice { network, address, containers: [one, two] } => {
                 write!(f, "containers {one} and {two} of network {network} both have {address}")
+            }
+            Self::ContainerTwice { container, networks: [one, two] } => {
+                write!(f, "container {container} has two endpoints, in network {one} and in network {two}")
             }
             Self::AddressOutside { network, address, container } => {
                 write!(f, "container {container} has {address}, which is not of network {network}")

@@ -84,8 +84,9 @@ impl core::fmt::Debug for EtcdStore {
     }
 }
 
-/// How often an idle connection is tried, and how long it may be silent then.
-const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(3));
+/// How often a quiet connection that somebody watches is tried, and how long it may be silent then. Who tries more often than
+/// etcd's `--grpc-keepalive-min-time`, 5 s, is disconnected after a few times, as who tries while there is nothing to wait for.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 
 impl EtcdStore {
     /// How long a call may take.
@@ -99,7 +100,7 @@ impl EtcdStore {
     pub async fn connect(endpoints: &[String], options: EtcdOptions) -> Result<Self, StoreError> {
         let mut connect = ConnectOptions::new()
             .with_keep_alive(KEEP_ALIVE.0, KEEP_ALIVE.1)
-            .with_keep_alive_while_idle(true)
+            .with_keep_alive_while_idle(false)
             .with_connect_timeout(Self::PATIENCE)
             .with_auto_token_refresh(true);
         if let Some(user) = options.user {

@@ -85,6 +85,23 @@ async fn an_etcd_that_stops_ends_watches_and_comes_back() {
     assert_eq!(batch.events[0].before.as_ref().unwrap().value, b"1");
 }
 
+/// A server ends the connection of whoever asks it more often than it likes whether it is there; a server that hangs says nothing.
+#[tokio::test]
+async fn a_quiet_watch_goes_on_until_the_server_is_gone() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let store = connect(&etcd.url("p")).await.unwrap();
+    let mut watch = store.watch(&key("k"), Revision::ZERO).await.unwrap();
+    let quiet = timeout(Duration::from_secs(30), watch.next()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+    etcd.ctl(&["put", "p/k", "1"]);
+    let batch = timeout(Duration::from_secs(5), watch.next()).await.unwrap().unwrap();
+    assert_eq!(batch.events.len(), 1);
+
+    etcd.signal("STOP");
+    let error = timeout(Duration::from_secs(20), watch.next()).await.expect("it is noticed").unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+}
+
 #[tokio::test]
 async fn history_compacted_by_somebody_else_is_reported() {
     let Some(etcd) = Etcd::start().await else { return };

@@ -77,6 +77,11 @@ fn each_fault_is_found() {
         check(|plan| plan.endpoints[2].address = outside)[0],
         format!("container {} has 10.240.4.1, which is not of network {n1}", ContainerId::from_u128(13))
     );
+    let twice =
+        |id, other, network| format!("container {id} has two endpoints, in network {other} and in network {network}");
+    assert_eq!(check(|plan| plan.endpoints[1].container = c1), [twice(c1, n1, n1)]);
+    let of_other = ContainerId::from_u128(21);
+    assert_eq!(check(|plan| plan.endpoints[0].container = of_other), [twice(of_other, n1, n2)]);
     assert_eq!(check(|plan| plan.endpoints.swap(0, 1)), [format!("the endpoints of network {n1} are not in order")]);
     assert_eq!(
         check(|plan| plan.nodes = [1, 2, 9].map(NodeId::from_u128).into()),

@@ -128,6 +128,15 @@ fn records_that_contradict_each_other_are_refused() {
         edited(&|container| container.slot = Slot::new(AppId::from_u128(3), ContainerType::web(), 2).unwrap())
             .ends_with("fills a slot that another fills")
     );
+
+    let addresses = Numbers::Addresses(NetworkId::from_u128(1));
+    let stranger = Numbers::Addresses(NetworkId::from_u128(99));
+    for (of, number) in
+        [(Numbers::Vnis, 0), (Numbers::Vnis, u32::MAX), (addresses, 0), (addresses, 1023), (stranger, 1)]
+    {
+        let error = refused(records.iter().cloned().chain([Record::Next(of, number)]).collect());
+        assert_eq!(error, format!("it cannot be the turn of {number} of {of:?}"));
+    }
 }
 
 /// What claims what another project has takes nothing from it, and leaves nothing of itself.

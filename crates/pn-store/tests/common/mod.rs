@@ -90,6 +90,12 @@ impl Etcd {
         self.process.wait().unwrap();
     }
 
+    /// Sends it a signal, as `kill` names it.
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.process.id().to_string()]).status();
+        assert!(status.unwrap().success());
+    }
+
     /// Starts it again, with what it had.
     pub(crate) async fn restart(&mut self) {
         self.process = spawn(self.dir.path(), self.client, self.peer, &self.arguments);
