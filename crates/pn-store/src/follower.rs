@@ -175,11 +175,17 @@ impl Progress {
         }
     }
 
-    /// Takes out what was applied with a generation: the youngest revision of each network.
-    pub(crate) fn applied(&self, generation: Generation) -> BTreeMap<NetworkId, Revision> {
+    /// Takes out what was applied with a generation, or with their own where networks are apart: the youngest revision of each
+    /// network.
+    pub(crate) fn applied(
+        &self,
+        generation: Generation,
+        apart: &BTreeMap<NetworkId, Generation>,
+    ) -> BTreeMap<NetworkId, Revision> {
         let mut applied = BTreeMap::new();
         self.networks().retain(|network, plans| {
-            while plans.front().is_some_and(|(planned, _)| *planned <= generation) {
+            let until = apart.get(network).copied().unwrap_or(generation);
+            while plans.front().is_some_and(|(planned, _)| *planned <= until) {
                 applied.extend(plans.pop_front().map(|(_, revision)| (*network, revision)));
             }
             !plans.is_empty()

@@ -17,6 +17,10 @@ pub struct NodeStatus {
     /// The generation that its data plane and its names were made.
     #[serde(with = "number")]
     pub applied: Generation,
+    /// Networks that are of another generation, as its agent knows: of a later one, where only others failed, or of an earlier one,
+    /// where they are held. It is not recorded by itself, but told to those who [wait](Registry::synced).
+    #[serde(skip)]
+    pub apart: BTreeMap<NetworkId, Generation>,
     /// The plan that it does not follow until somebody confirms it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<Held>,
@@ -43,8 +47,17 @@ impl NodeStatus {
     #[must_use]
     pub fn new(applied: Generation, backend: impl Into<String>, encryption: impl Into<String>) -> Self {
         let (backend, encryption) = (backend.into(), encryption.into());
-        let (failures, counters, limits) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
-        Self { applied, held: None, stale_since: None, backend, encryption, failures, counters, limits }
+        Self {
+            applied,
+            apart: BTreeMap::new(),
+            held: None,
+            stale_since: None,
+            backend,
+            encryption,
+            failures: Vec::new(),
+            counters: BTreeMap::new(),
+            limits: BTreeMap::new(),
+        }
     }
 }
 
@@ -134,7 +147,7 @@ impl Reporter {
     /// # Errors
     /// [`RegistryError`]: what could not be said is said with the next report.
     pub async fn report(&mut self, status: NodeStatus, applied: Option<&NodePlan>) -> Result<(), RegistryError> {
-        let told = self.progress.applied(status.applied);
+        let told = self.progress.applied(status.applied, &status.apart);
         let result = self.tell(&status, &told).await;
         if result.is_err() {
             self.progress.put_back(status.applied, told);
@@ -226,7 +239,7 @@ impl Registry {
     /// Waits until every node of a network that is alive has applied what was changed there at a revision (D14).
     ///
     /// # Errors
-    /// [`RegistryError`]: [`TimedOut`](RegistryError::TimedOut), which names the nodes that have not.
+    /// [`RegistryError`]: [`TimedOut`](RegistryError::TimedOut), which names the nodes that have not, and what they say.
     pub async fn synced(
         &self,
         revision: Revision,
@@ -260,11 +273,29 @@ impl Registry {
                 return Ok(());
             }
             if Instant::now() >= until {
-                let names: Vec<String> = behind.iter().map(ToString::to_string).collect();
-                let what = format!("applying revision {revision} of {network} on {}", names.join(", "));
+                let nodes: Vec<String> = self.say_why(&behind).await?;
+                let what = format!("applying revision {revision} of {network} on {}", nodes.join(", "));
                 return Err(RegistryError::TimedOut { what, millis: patience.as_millis() });
             }
         }
+    }
+
+    /// Names nodes, with what each says that keeps it from being what it should.
+    async fn say_why(&self, nodes: &BTreeSet<NodeId>) -> Result<Vec<String>, RegistryError> {
+        let keys: Vec<Key> = nodes.iter().map(|node| layout::status(*node)).collect();
+        let entries = self.store().get(&keys).await?.entries;
+        let say = |(node, entry): (&NodeId, Option<Entry>)| {
+            let document = entry.and_then(|entry| serde_json::from_slice::<Document>(&entry.value).ok());
+            let status = document.map(|document| document.status);
+            match status.map(|NodeStatus { held, failures, .. }| (held, failures.into_iter().next())) {
+                Some((_, Some(failure))) => format!("{node} (it says {failure:?})"),
+                Some((Some(Held { generation, reason }), None)) => {
+                    format!("{node} (it waits until generation {generation} is confirmed: {reason})")
+                }
+                Some((None, None)) | None => node.to_string(),
+            }
+        };
+        Ok(nodes.iter().zip(entries).map(say).collect())
     }
 
     /// Reads which nodes that are alive have containers of a network.

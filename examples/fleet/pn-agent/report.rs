@@ -96,6 +96,7 @@ impl Counts {
 fn node_status(agent: &AgentStatus, data_plane: &DataPlane, dropped: BTreeMap<String, u64>) -> NodeStatus {
     let applied = agent.announced.unwrap_or(Generation::ZERO);
     let mut status = NodeStatus::new(applied, agent.backend, data_plane.encryption());
+    status.apart = agent.apart.clone();
     let held = agent.held.iter().map(|(network, held)| {
         format!("{} of {} named containers of {network} would go ({})", held.going, held.of, held.reason)
     });

@@ -4,10 +4,12 @@ mod attempt;
 mod holds;
 mod problems;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pn_core::backend::Observed;
-use pn_core::{BackendError, ErrorKind, Followed, Generation, NodeId, NodePlan, Report, Stage, Timestamp, ZoneSet};
+use pn_core::{
+    BackendError, ErrorKind, Followed, Generation, NetworkId, NodeId, NodePlan, Report, Stage, Timestamp, ZoneSet,
+};
 
 use self::holds::Hold;
 use self::problems::Problem;
@@ -35,7 +37,9 @@ pub struct Machine {
     target: Option<NodePlan>,
     /// What the data plane held before the first attempt.
     found: Option<Observed>,
-    holds: BTreeMap<pn_core::NetworkId, Hold>,
+    holds: BTreeMap<NetworkId, Hold>,
+    /// Whether the target is what was decided of a plan of the source.
+    is_judged: bool,
     /// Removals up to this generation were confirmed.
     confirmed: Option<Generation>,
     /// What the source said last and was not taken.
@@ -44,6 +48,12 @@ pub struct Machine {
     step: Step,
     /// The plan of the attempt that is under way, or was the last one.
     current: Option<NodePlan>,
+    /// Whether it is what was decided of a plan of the source: of what was kept of an earlier life, nobody knows what was held.
+    is_of_source: bool,
+    /// The networks of which it does not say what the source wants.
+    kept: BTreeSet<NetworkId>,
+    /// The networks that the data plane has as it says.
+    made: BTreeSet<NetworkId>,
     /// What failed in that attempt.
     problems: Vec<Problem>,
     /// Whether the target is another than the last attempt's.
@@ -117,11 +127,15 @@ impl Machine {
             options,
             found: None,
             holds: BTreeMap::new(),
+            is_judged: false,
             confirmed: None,
             refused: None,
             servers: (0..servers).map(|_| Server::default()).collect(),
             step: Step::Idle,
             current: None,
+            is_of_source: false,
+            kept: BTreeSet::new(),
+            made: BTreeSet::new(),
             problems: Vec::new(),
             is_drained: false,
             attempts: 0,

@@ -21,6 +21,9 @@ pub struct AgentStatus {
     pub applied: Option<Generation>,
     /// The generation that every name server answers from, but for what is held.
     pub announced: Option<Generation>,
+    /// Networks that are of another generation than [`announced`](Self::announced): of a later one, where only others failed, or
+    /// of an earlier one, where they are held.
+    pub apart: BTreeMap<NetworkId, Generation>,
     /// Whether the node is still to be made what it should be, or being made.
     pub is_pending: bool,
     /// What waits for a confirmation.
@@ -99,6 +102,7 @@ impl AgentStatus {
             wanted: None,
             applied: None,
             announced: None,
+            apart: BTreeMap::new(),
             is_pending: false,
             held: BTreeMap::new(),
             stale: None,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pn_core::backend::Observed;
-use pn_core::{AppNames, NetworkId, NodePlan, PublicKey, TypeNames, ZonePlan, ZoneSet};
+use pn_core::{AppNames, NetworkId, NetworkPlan, NodeId, NodePlan, PublicKey, TypeNames, ZonePlan, ZoneSet};
 
 /// Takes the names from a set whose addresses have no way, as far as was observed, or another one than planned.
 pub(super) fn with_ways(mut zones: ZoneSet, plan: &NodePlan, found: &Observed) -> ZoneSet {
@@ -17,10 +17,7 @@ pub(super) fn with_ways(mut zones: ZoneSet, plan: &NodePlan, found: &Observed) -
         let Some(way) = wanted.endpoints.get(&address) else { return false };
         wanted.vni == network.vni && network.endpoints.get(&address) == Some(way)
     };
-    // A way through a peer that is not there, or elsewhere, is none.
-    let is_there = |key: &PublicKey| wanted.peers.get(key) == found.peers.get(key);
-    let unreached = plan.peers.values().filter(|node| !is_there(&node.public_key));
-    let unreached: BTreeSet<_> = unreached.map(|node| node.id).collect();
+    let unreached = unreached(plan, &wanted, found);
     for (id, zone) in &mut zones.zones {
         let reached = |address: Ipv4Addr| {
             let endpoint = plan.networks.get(id).and_then(|network| network.endpoint(address));
@@ -46,6 +43,29 @@ pub(super) fn after_failures<'a>(
         }
     }
     with_ways(zones, plan, found)
+}
+
+/// Returns the networks that are all of what a plan says after an attempt that failed in part.
+pub(super) fn made<'a>(
+    plan: &NodePlan,
+    failed: impl Iterator<Item = &'a str> + Clone,
+    found: &Observed,
+) -> BTreeSet<NetworkId> {
+    let wanted = Observed::from(plan);
+    let unreached = unreached(plan, &wanted, found);
+    let is_made = |network: &&Arc<NetworkPlan>| {
+        let id = network.id;
+        wanted.networks.get(&id) == found.networks.get(&id)
+            && unreached.is_disjoint(&network.nodes.iter().copied().collect())
+            && !failed.clone().any(|object| concerns(object, id))
+    };
+    plan.networks.values().filter(is_made).map(|network| network.id).collect()
+}
+
+/// Returns the nodes that are not reached: a way through a peer that is not there, or elsewhere, is none.
+fn unreached(plan: &NodePlan, wanted: &Observed, found: &Observed) -> BTreeSet<NodeId> {
+    let is_there = |key: &PublicKey| wanted.peers.get(key) == found.peers.get(key);
+    plan.peers.values().filter(|node| !is_there(&node.public_key)).map(|node| node.id).collect()
 }
 
 /// Returns whether the failure of an object may concern a whole network. Peers and single endpoints do not: whether their
@@ -89,4 +109,38 @@ fn filtered(zone: &Arc<ZonePlan>, keep: impl Fn(&TypeNames, &(u32, Ipv4Addr)) ->
     });
     zone.apps = apps.collect();
     Arc::new(zone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::fixture::{World, network};
+
+    #[test]
+    fn a_network_is_made_when_all_of_it_is_there_and_nothing_of_it_failed() {
+        let mut world = World::new();
+        world.run([1], 1, 1);
+        world.run([2], 1, 3);
+        world.run([3], 2, 1);
+        world.run([4], 2, 2);
+        let plan = world.plan();
+        let check = |failed: &str, edit: &dyn Fn(&mut Observed)| {
+            let mut found = Observed::from(&plan);
+            edit(&mut found);
+            made(&plan, [failed].into_iter().filter(|failed| !failed.is_empty()), &found)
+        };
+        let of = |networks: &[u128]| networks.iter().map(|n| network(*n)).collect::<BTreeSet<_>>();
+        assert_eq!(check("", &|_| ()), of(&[1, 2]));
+        assert_eq!(check(&format!("network {}", network(1)), &|_| ()), of(&[2]));
+        assert_eq!(check("peer nd-1", &|_| ()), of(&[1, 2]), "that peer is there");
+        assert_eq!(check("the tunnel", &|_| ()), of(&[]));
+        let endpoints = |found: &mut Observed| {
+            found.networks.get_mut(&network(2)).unwrap().endpoints.pop_first();
+        };
+        assert_eq!(check("", &endpoints), of(&[1]));
+        let peer = |found: &mut Observed| {
+            found.peers.remove(&plan.peers[&NodeId::from_u128(3)].public_key);
+        };
+        assert_eq!(check("", &peer), of(&[2]));
+    }
 }

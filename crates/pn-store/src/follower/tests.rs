@@ -9,7 +9,9 @@ use pn_core::{
 use tokio::time::{Instant, timeout};
 
 use super::*;
-use crate::{Faulty, Key, MemoryStore, NodeStatus, RegistryError, Reporter, Store, StoreExt, Transaction, layout};
+use crate::{
+    Faulty, Held, Key, MemoryStore, NodeStatus, RegistryError, Reporter, Store, StoreExt, Transaction, layout,
+};
 
 const TTL: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -332,6 +334,45 @@ async fn d14_whoever_wrote_can_wait_until_it_is_applied() {
     // It is dead soon, and nobody waits for the dead.
     registry.synced(revision, network(1), PATIENCE).await.unwrap();
     agents[1].abort();
+}
+
+/// Who waits for one network does not wait for another that fails on the node or is held there, and is not told that this one is done.
+#[tokio::test(start_paused = true)]
+async fn d14_networks_are_waited_for_one_by_one() {
+    let registry = registry(MemoryStore::new());
+    make_network(&registry, 1).await;
+    make_network(&registry, 2).await;
+    let mut follower = Follower::new(registry.join(node(1), TTL).await.unwrap());
+    let mut reporter = Reporter::new(follower.progress());
+    let revisions = [start(&registry, 1, 1, 1).await, start(&registry, 2, 1, 1).await];
+    let all = plan(&mut follower, |plan| counts(plan) == (2, 2)).await;
+    let before = Generation::new(all.generation.get() - 1);
+    let synced = async |n: usize| registry.synced(revisions[n - 1], network(n as u128), Duration::from_secs(1)).await;
+    let is_synced = async |n: usize| synced(n).await.is_ok();
+    // Network 1 is behind, then network 2 is ahead.
+    for (applied, apart) in [(all.generation, (network(1), before)), (before, (network(2), all.generation))] {
+        let mut status = NodeStatus::new(applied, "test", "none");
+        status.apart = [apart].into();
+        reporter.report(status, None).await.unwrap();
+        assert_eq!([is_synced(1).await, is_synced(2).await], [false, true]);
+    }
+    // Whoever waited in vain is told why.
+    let mut status = NodeStatus::new(before, "test", "none");
+    status.held = Some(Held { generation: all.generation, reason: "all would go".to_owned() });
+    reporter.report(status.clone(), None).await.unwrap();
+    let why = async || synced(1).await.unwrap_err().to_string();
+    assert!(
+        why().await.contains(&format!("generation {} is confirmed: all would go", all.generation)),
+        "{}",
+        why().await
+    );
+    status.failures.push("endpoint 10.240.0.1: no namespace".to_owned());
+    reporter.report(status, None).await.unwrap();
+    assert!(
+        why().await.contains("nd-00000000-0000-0000-0000-000000000001 (it says \"endpoint 10.240.0.1: no namespace\")")
+    );
+    reporter.report(NodeStatus::new(all.generation, "test", "none"), None).await.unwrap();
+    assert_eq!([is_synced(1).await, is_synced(2).await], [true; 2]);
 }
 
 /// What is kept grows with the share: 200 networks of others do not show in it.

@@ -1,9 +1,10 @@
 //! One attempt after the other: withdraw, drain where the node is left, apply, announce; and comparisons between them.
 
 use core::time::Duration;
+use std::collections::BTreeSet;
 
 use pn_core::backend::Observed;
-use pn_core::{BackendError, Stage, Timestamp, ZoneSet};
+use pn_core::{BackendError, NetworkId, NodePlan, Stage, Timestamp, ZoneSet};
 
 use super::problems::Problem;
 use super::{Machine, Server, Step, Task};
@@ -60,6 +61,7 @@ impl Machine {
             (None, None) => Some(plan.zones_meanwhile(&ZoneSet::default())),
         });
         let sets = sets.collect();
+        (self.kept, self.is_of_source) = (self.not_as_wanted(&plan), self.is_judged);
         self.current = Some(plan);
         self.publish(now, Step::Withdrawing, sets);
     }
@@ -122,7 +124,9 @@ impl Machine {
     pub(super) fn take_applied(&mut self, now: Timestamp, failures: Vec<BackendError>) {
         let Some(plan) = &self.current else { return };
         self.status.last_apply = Some(Duration::from_millis(now.as_millis().saturating_sub(self.since.as_millis())));
+        self.made.clear();
         if failures.is_empty() {
+            self.made.extend(plan.networks.keys());
             self.status.applied = Some(plan.generation);
             let zones = plan.zones();
             return self.announce(now, |_| zones.clone());
@@ -137,9 +141,10 @@ impl Machine {
         match observed {
             Ok(found) => {
                 let problems = self.problems.clone();
+                let failed = || problems.iter().map(|problem| problem.object.as_str());
+                self.made = ways::made(&plan, failed(), &found);
                 self.announce(now, |published| {
-                    let failed = problems.iter().map(|problem| problem.object.as_str());
-                    ways::after_failures(&plan, plan.zones_meanwhile(published), failed, &found)
+                    ways::after_failures(&plan, plan.zones_meanwhile(published), failed(), &found)
                 });
             }
             Err(error) => {
@@ -165,6 +170,7 @@ impl Machine {
     fn finish(&mut self, now: Timestamp) {
         (self.step, self.deadline) = (Step::Idle, None);
         self.tell_problems(now);
+        self.tell_apart();
         if self.problems.is_empty() {
             self.status.announced = self.current.as_ref().map(|plan| plan.generation);
             (self.attempts, self.status.is_pending, self.is_hurried) = (0, self.is_dirty, false);
@@ -177,6 +183,31 @@ impl Machine {
             self.status.phase = Phase::Stopped;
         }
         self.next(now);
+    }
+
+    /// Returns the networks of which a target does not say what the source wants: where they are held, or taken down.
+    fn not_as_wanted(&self, target: &NodePlan) -> BTreeSet<NetworkId> {
+        let Some(wanted) = &self.wanted else { return BTreeSet::new() };
+        let differs = |id: &&NetworkId| target.networks.get(*id) != wanted.networks.get(*id);
+        target.networks.keys().chain(wanted.networks.keys()).filter(differs).copied().collect()
+    }
+
+    /// Says which networks are of another generation than what is announced now.
+    fn tell_apart(&mut self) {
+        let Some(plan) = self.current.as_ref().filter(|_| self.is_of_source) else { return };
+        let apart = &mut self.status.apart;
+        if self.problems.is_empty() {
+            let before = self.status.announced.unwrap_or_default();
+            apart.retain(|id, _| self.kept.contains(id));
+            for id in &self.kept {
+                apart.entry(*id).or_insert(before);
+            }
+            return;
+        }
+        // Whatever is made was announced as planned.
+        let is_answered = self.servers.iter().all(|server| server.is_certain);
+        let made = self.made.iter().filter(|id| is_answered && !self.kept.contains(id));
+        apart.extend(made.map(|id| (*id, plan.generation)));
     }
 
     fn retry_later(&mut self, now: Timestamp) {

@@ -22,6 +22,9 @@ pub(super) struct Hold {
 impl Machine {
     /// Decides what of the wanted plan is obeyed.
     pub(super) fn judge(&mut self) {
+        if !self.is_judged {
+            self.tell_nothing();
+        }
         let Some(wanted) = &self.wanted else { return };
         let tolerance = &self.options.tolerance;
         let mut held = match (&self.target, &self.found) {
@@ -49,10 +52,18 @@ impl Machine {
         self.tell_holds();
         if let Some(target) = target {
             self.status.phase = Phase::Following;
-            if self.target.as_ref() != Some(&target) {
+            if self.target.as_ref() != Some(&target) || !self.is_judged {
+                self.is_judged = true;
                 self.set_target(target);
             }
         }
+    }
+
+    /// Says of no network of which generation it is.
+    pub(super) fn tell_nothing(&mut self) {
+        let plans = [&self.wanted, &self.target, &self.current];
+        let networks = plans.into_iter().flatten().flat_map(|plan| plan.networks.keys());
+        self.status.apart.extend(networks.map(|id| (*id, Generation::ZERO)));
     }
 
     /// Lets go what was asked for up to a generation.

@@ -3,13 +3,13 @@
 
 use core::task::{Context, Poll, Waker};
 use core::time::Duration;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
 
 use pn_core::backend::Observed;
 use pn_core::{
-    BackendError, DnsBackend, ErrorKind, Followed, Generation, NodePlan, OverlayBackend, Report, Stage, Timestamp,
-    ZoneSet,
+    BackendError, DnsBackend, ErrorKind, Followed, Generation, NetworkId, NodePlan, OverlayBackend, Report, Stage,
+    Timestamp, ZoneSet,
 };
 
 use crate::agent::breaker::{Tolerance, judge, judge_first, merge};
@@ -51,6 +51,8 @@ pub(super) struct Sim {
     is_deaf: [bool; 2],
     /// The last that this machine published to each name server.
     latest: [Option<(Generation, Stage)>; 2],
+    /// Of which generation this machine said each network is.
+    told: BTreeMap<NetworkId, Generation>,
 }
 
 /// What is to be obeyed.
@@ -63,6 +65,8 @@ struct Model {
     is_holding: bool,
     /// Every plan that was to be obeyed at some time.
     targets: Vec<NodePlan>,
+    /// The last plan of the source that this machine took.
+    plan: Option<NodePlan>,
 }
 
 /// Returns what a future that does not wait comes to.
@@ -90,6 +94,7 @@ impl Sim {
             is_tampered: false,
             is_deaf: [false; 2],
             latest: [None; 2],
+            told: BTreeMap::new(),
         }
     }
 
@@ -102,12 +107,15 @@ impl Sim {
         (self.model.found, self.model.is_holding, self.model.is_fenced) = (None, false, false);
         self.machine = Machine::new(HERE, "memory", 2, options);
         (self.latest, self.is_hanging) = ([None; 2], false);
+        self.model.plan = None;
         self.machine.on_start(self.now);
     }
 
     pub(super) fn deliver(&mut self, plan: NodePlan) {
         self.model.take(&plan);
         self.machine.on_followed(self.now, Followed::Plan(plan));
+        self.told.clear();
+        self.check_told();
     }
 
     pub(super) fn deliver_world(&mut self) {
@@ -187,7 +195,27 @@ impl Sim {
             Task::Apply(plan) => self.apply(&plan, fault),
             Task::Observe => self.observe(fault),
         }
+        self.check_told();
         true
+    }
+
+    /// A network that is said to be of the source's last plan is all of what that plan says (D14), whatever is obeyed of it.
+    fn check_told(&mut self) {
+        let status = self.machine.status();
+        let Some(plan) = self.model.plan.as_ref().filter(|_| status.phase == Phase::Following) else { return };
+        let found = ready(self.overlay.observe()).unwrap();
+        for id in [1, 2].map(network) {
+            let of = status.apart.get(&id).copied().or(status.announced).unwrap_or_default();
+            let is_new = self.told.insert(id, of) != Some(of);
+            if !is_new || of < plan.generation || self.is_tampered {
+                continue;
+            }
+            assert_eq!(found.networks.get(&id), Observed::from(plan).networks.get(&id), "after {:?}", self.log);
+            for names in &self.names {
+                let zone = plan.networks.get(&id).map(|network| &network.zone);
+                assert_eq!(names.published().zones.get(&id), zone, "after {:?}", self.log);
+            }
+        }
     }
 
     fn publish(&mut self, number: usize, set: &ZoneSet, fault: Option<Fault>) {
@@ -327,6 +355,7 @@ impl Model {
         }
         self.is_fenced = false;
         self.wanted = Some(plan.clone());
+        self.plan = Some(plan.clone());
         self.judge();
     }
 

@@ -114,6 +114,65 @@ fn x4_names_of_a_network_wait_that_failed_and_others_go_on() {
     assert!(sim.machine.status().is_settled());
 }
 
+/// Who waits for a change in a network does not wait for others that fail on a node, and is not told that what is held was done.
+#[test]
+fn d14_what_was_made_is_told_network_by_network() {
+    let mut sim = settled();
+    let first = sim.world.state.generation();
+    let told = |sim: &Sim| {
+        let status = sim.machine.status();
+        [1, 2].map(|n| status.apart.get(&network(n)).copied().or(status.announced).unwrap())
+    };
+    assert_eq!(told(&sim), [first; 2]);
+    sim.world.run([5], 1, 1);
+    sim.world.run([6], 2, 1);
+    sim.deliver_world();
+    let second = sim.world.state.generation();
+    sim.faults = [Some(Fault::Deny)].into();
+    while sim.step() {}
+    assert_eq!(told(&sim), [first, second], "Deny says that network 1 failed");
+    settle(&mut sim);
+    assert_eq!(told(&sim), [second; 2]);
+
+    sim.world.fail(1..=3);
+    sim.world.run([7], 2, 1);
+    sim.deliver_world();
+    let third = sim.world.state.generation();
+    settle(&mut sim);
+    assert_eq!((held(&sim).as_str(), told(&sim)), ("1: Share, 3 of 4", [second, third]));
+    sim.confirm();
+    assert_eq!(told(&sim), [second, third], "it is confirmed and not done");
+    settle(&mut sim);
+    assert_eq!(told(&sim), [third; 2]);
+
+    // No name changes, and everything is there but for what nobody can see.
+    sim.world.start(8, 1, 1);
+    sim.deliver_world();
+    let fourth = sim.world.state.generation();
+    sim.faults = [Some(Fault::Deny)].into();
+    while sim.step() {}
+    assert_eq!(told(&sim), [third, fourth]);
+    settle(&mut sim);
+    // Nobody knows what is there.
+    sim.world.start(9, 1, 1);
+    sim.deliver_world();
+    sim.faults = [Some(Fault::Refuse), Some(Fault::Refuse)].into();
+    while sim.step() {}
+    assert_eq!(told(&sim), [fourth; 2]);
+    sim.settle();
+    let fifth = sim.world.state.generation();
+    assert_eq!(told(&sim), [fifth; 2]);
+
+    // What was held in an earlier life is not known before the source says what it wants.
+    sim.crash(true);
+    settle(&mut sim);
+    assert_eq!(told(&sim), [fifth; 2], "nobody asks yet");
+    sim.deliver_world();
+    assert_eq!(told(&sim), [Generation::ZERO; 2]);
+    settle(&mut sim);
+    assert_eq!(told(&sim), [fifth; 2]);
+}
+
 #[test]
 fn what_failed_is_tried_again_at_once_when_it_is_asked_for() {
     let mut machine = Machine::new(HERE, "memory", 0, AgentOptions::new(1));
