@@ -33,7 +33,7 @@ pub enum Followed {
     Back,
     /// Somebody has looked at what this generation would remove, and wants it: it is applied whatever it removes.
     Confirmed(Generation),
-    /// The node's place was taken or its lease has ended, and why: it must stop until it has joined again.
+    /// The node's place was taken, and by whom: it must stop until there is a newer plan.
     Fenced(String),
     /// There will be nothing more.
     Closed,

@@ -23,8 +23,11 @@ use crate::{Registry, Revision, Session, StoreError};
 ///
 /// - A node is dead when its lease has ended: its containers keep their ways and lose their names, as if they drained.
 /// - A key that says that a node is alive and was deleted while the lease lives is put again before anybody believes it.
-/// - When the own lease has ended the follower says [`Followed::Fenced`], joins again and goes on with a plan. When another
-///   process took the place it says so and ends.
+/// - When the own lease has ended the follower joins again and goes on with a plan; until then the last one stands. Where the store
+///   went on meanwhile, what that plan removes is confirmed with it: the node was away, and others took its containers. A store that
+///   lost its history confirms nothing.
+/// - When another process took the place the follower says [`Followed::Fenced`] and ends. Where that process is gone again, it says
+///   so and goes on.
 ///
 /// Generations follow the store's revisions and always grow.
 #[derive(Debug)]

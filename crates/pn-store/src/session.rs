@@ -18,6 +18,8 @@ use crate::{
 pub struct Session {
     registry: Registry,
     node: Node,
+    /// The last registration that was tried, of which an answer may be lost.
+    tried: u64,
     lease: LeaseId,
     ttl: Duration,
     /// Whether the lease has ended.
@@ -53,11 +55,7 @@ impl Registry {
     /// [`RegistryError`]: [`NodeTaken`](RegistryError::NodeTaken) where another key has the place and is alive.
     pub async fn join(&self, node: Node, ttl: Duration) -> Result<Session, RegistryError> {
         loop {
-            let keys = [layout::node(node.id), layout::alive(node.id)];
-            let mut entries = self.store().get(&keys).await?.entries.into_iter();
-            let (record, alive) = (entries.next().flatten(), entries.next().flatten());
-            let known = record.as_ref().map(layout::record).transpose()?.flatten();
-            let known = known.and_then(|record| if let Record::Node(known) = record { Some(known) } else { None });
+            let Place { known, alive } = self.place(node.id).await?;
             let mut joined = node.clone();
             let change = match known {
                 Some(known) => {
@@ -74,27 +72,64 @@ impl Registry {
                     Change::AddNode(joined.clone())
                 }
             };
-            let applied = match self.apply(change).await {
-                // Somebody else was faster, or removed it.
-                Err(RegistryError::Refused(
-                    ApplyError::Fenced { .. } | ApplyError::NodeExists { .. } | ApplyError::UnknownNode { .. },
-                )) => continue,
-                applied => applied?,
-            };
-            let lease = self.store().grant(ttl).await?;
-            let value = Alive::to_value(joined.registration);
-            let transaction = Transaction::new()
-                .when(Precondition::At(keys[0].clone(), applied.revision()))
-                .put_leased(keys[1].clone(), value, lease.id);
-            if self.store().commit(transaction).await? == Outcome::Refused {
-                self.store().revoke(lease.id).await?;
-                continue;
+            if let Some(session) = self.take_place(joined, change, ttl).await? {
+                return Ok(session);
             }
-            let (sender, ended) = watch::channel(false);
-            let keeper = tokio::spawn(keep(self.clone(), lease.id, lease.ttl, sender));
-            return Ok(Session { registry: self.clone(), node: joined, lease: lease.id, ttl, ended, keeper });
         }
     }
+
+    /// Reads who has a node's place.
+    async fn place(&self, node: NodeId) -> Result<Place, RegistryError> {
+        let keys = [layout::node(node), layout::alive(node)];
+        let mut entries = self.store().get(&keys).await?.entries.into_iter();
+        let (record, alive) = (entries.next().flatten(), entries.next().flatten());
+        let known = record.as_ref().map(layout::record).transpose()?.flatten();
+        let known = known.and_then(|record| if let Record::Node(known) = record { Some(known) } else { None });
+        let alive = alive.map(|alive| Alive::read(&alive.key, &alive.value)).transpose()?;
+        Ok(Place { known, alive: alive.map(|alive| alive.registration) })
+    }
+
+    /// Records a node as it joins, and keeps a lease for it; `None` where somebody else was faster, or removed it.
+    async fn take_place(&self, joined: Node, change: Change, ttl: Duration) -> Result<Option<Session>, RegistryError> {
+        let applied = match self.apply(change).await {
+            Err(RegistryError::Refused(
+                ApplyError::Fenced { .. } | ApplyError::NodeExists { .. } | ApplyError::UnknownNode { .. },
+            )) => return Ok(None),
+            applied => applied?,
+        };
+        let lease = self.store().grant(ttl).await?;
+        let value = Alive::to_value(joined.registration);
+        let transaction = Transaction::new()
+            .when(Precondition::At(layout::node(joined.id), applied.revision()))
+            .put_leased(layout::alive(joined.id), value, lease.id);
+        if self.store().commit(transaction).await? == Outcome::Refused {
+            self.store().revoke(lease.id).await?;
+            return Ok(None);
+        }
+        let (sender, ended) = watch::channel(false);
+        let keeper = tokio::spawn(keep(self.clone(), lease.id, lease.ttl, sender));
+        let tried = joined.registration;
+        Ok(Some(Session { registry: self.clone(), node: joined, tried, lease: lease.id, ttl, ended, keeper }))
+    }
+}
+
+/// Who has a node's place.
+struct Place {
+    /// What is recorded of the node.
+    known: Option<Node>,
+    /// Which registration is alive, if one is.
+    alive: Option<u64>,
+}
+
+/// What was found of a node's place when it joined again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// The node as it was recorded for this process.
+    Own,
+    /// Somebody else had the place meanwhile, who is gone.
+    Others,
+    /// Nothing: the store does not know the node.
+    Nothing,
 }
 
 /// Keeps a lease alive until it has ended.
@@ -154,9 +189,38 @@ impl Session {
         self.registry.store().revoke(self.lease).await
     }
 
-    /// Joins again after the lease has ended.
-    pub(crate) async fn rejoin(&self) -> Result<Self, RegistryError> {
-        self.registry.join(self.node.clone(), self.ttl).await
+    /// Joins again after the lease has ended, and says what it found. A node that is recorded for this process stays what it is
+    /// recorded as: its keys may have been replaced since.
+    pub(crate) async fn rejoin(&mut self) -> Result<(Self, Found), RegistryError> {
+        let registry = self.registry.clone();
+        loop {
+            let Place { known, alive } = registry.place(self.node.id).await?;
+            let own = self.node.registration..=self.tried;
+            if alive.is_some_and(|registration| !own.contains(&registration)) {
+                return Err(RegistryError::NodeTaken { node: self.node.id });
+            }
+            let mut joined = self.node.clone();
+            let found = match known {
+                Some(known) if own.contains(&known.registration) => {
+                    joined = known;
+                    joined.registration += 1;
+                    self.tried = joined.registration;
+                    Found::Own
+                }
+                Some(known) => {
+                    (joined.registration, joined.availability) = (known.registration + 1, known.availability);
+                    Found::Others
+                }
+                None => Found::Nothing,
+            };
+            let change = match found {
+                Found::Own | Found::Others => Change::UpdateNode(joined.clone()),
+                Found::Nothing => Change::AddNode(joined.clone()),
+            };
+            if let Some(session) = registry.take_place(joined, change, self.ttl).await? {
+                return Ok((session, found));
+            }
+        }
     }
 
     /// Puts what says that the node is alive where somebody deleted it; `false` where the lease has ended.

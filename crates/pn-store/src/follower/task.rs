@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::share::Share;
 use super::watches::{Subject, Watches};
 use super::{Progress, Words};
-use crate::session::Alive;
+use crate::session::{Alive, Found};
 use crate::{Entry, Key, Listing, Registry, RegistryError, Revision, Session, Store, StoreError, StoreExt, layout};
 
 /// How long a node that seems dead has to show that it is not: its lease may live while somebody deleted its key.
@@ -58,16 +58,31 @@ struct Task {
     progress: Progress,
     /// The generation of the last plan.
     last: Generation,
-    /// The last confirmation that was looked at; none before the first reading.
+    /// The last confirmation that was looked at.
     confirmed: Option<Revision>,
+    /// What generations were ahead of revisions when they were read last; none before the first reading.
+    offset: Option<u64>,
+    /// Whether the node was found as it was recorded when it joined again.
+    is_own: bool,
     is_lost: bool,
     failures: u32,
 }
 
 pub(super) async fn run(session: Session, words: Arc<Words>, progress: Progress) {
     let (registry, node) = (session.registry().clone(), session.node());
-    let (last, confirmed, is_lost, failures) = (Generation::ZERO, None, false, 0);
-    let mut task = Task { session, registry, node, words, progress, last, confirmed, is_lost, failures };
+    let mut task = Task {
+        session,
+        registry,
+        node,
+        words,
+        progress,
+        last: Generation::ZERO,
+        confirmed: None,
+        offset: None,
+        is_own: false,
+        is_lost: false,
+        failures: 0,
+    };
     loop {
         let end = task.follow().await;
         if task.progress.has_left() {
@@ -76,7 +91,6 @@ pub(super) async fn run(session: Session, words: Arc<Words>, progress: Progress)
         match end {
             End::Failed(error) => task.failed(&error).await,
             End::Expired => {
-                task.words.say(Followed::Fenced(format!("the lease of node {node} has ended")));
                 if !task.rejoin().await {
                     return;
                 }
@@ -107,11 +121,18 @@ impl Task {
         sleep(PAUSE.1.min(PAUSE.0 * 2u32.saturating_pow(self.failures.min(10)))).await;
     }
 
-    /// Takes the node's place again; `false` where somebody else has it.
+    /// Takes the node's place again; `false` where somebody else has it. Nothing has to stop for it: what the node holds is what
+    /// it was told last, and what it is to hold is told next.
     async fn rejoin(&mut self) -> bool {
+        tracing::info!(node = %self.node, "the lease has ended; joining again");
         loop {
             match self.session.rejoin().await {
-                Ok(session) => {
+                Ok((session, found)) => {
+                    if found == Found::Others {
+                        let reason = format!("somebody else had the place of node {} meanwhile", self.node);
+                        self.words.say(Followed::Fenced(reason));
+                    }
+                    self.is_own = found == Found::Own;
                     self.session = session;
                     self.progress.set_lease(self.session.lease());
                     return true;
@@ -123,6 +144,9 @@ impl Task {
                 }
                 Err(error) => {
                     tracing::debug!(node = %self.node, %error, "the node could not join again yet");
+                    if !core::mem::replace(&mut self.is_lost, true) {
+                        self.words.say(Followed::Lost(chain(&error)));
+                    }
                     sleep(PAUSE.1).await;
                 }
             }
@@ -166,12 +190,18 @@ impl Task {
         let (plan, changed) = share.plan();
         self.last = plan.generation;
         self.progress.planned(plan.generation, changed);
+        if core::mem::take(&mut self.is_own) {
+            self.words.say(Followed::Confirmed(plan.generation));
+        }
         self.words.say(Followed::Plan(plan));
     }
 
     /// Reads everything as of one revision, and begins to watch from there.
     async fn begin(&mut self) -> Result<Following, End> {
         let store = Arc::clone(self.registry.store());
+        let memberships = layout::memberships(self.node);
+        let (revision, members) = store.list_all(&memberships, None).await?;
+        // Read after the revision from which everything is watched, so that nothing comes in between.
         let own = layout::alive(self.node);
         let keys = [own.clone(), layout::offset(), layout::confirm(self.node)];
         let mut entries = store.get(&keys).await?.entries.into_iter();
@@ -179,9 +209,6 @@ impl Task {
             (entries.next().flatten(), entries.next().flatten(), entries.next().flatten());
         self.check_own(&own, alive.as_ref()).await?;
         let offset = offset.as_ref().map(layout::id).transpose()?.unwrap_or(0);
-
-        let memberships = layout::memberships(self.node);
-        let (revision, members) = store.list_all(&memberships, None).await?;
         let members: BTreeSet<ProjectId> =
             members.iter().filter_map(|entry| layout::id_in(&entry.key, &memberships)).collect();
         let mut projects = Vec::new();
@@ -208,11 +235,15 @@ impl Task {
         for project in share.projects().collect::<Vec<_>>() {
             watches.add(&*store, Subject::Project(project), &layout::project(project), from).await?;
         }
-        match self.confirmed {
+        match self.offset {
             // What was confirmed before anybody followed is nothing to this process.
-            None => self.confirmed = Some(revision),
+            None => self.confirmed = confirmation.map(|entry| entry.revision).filter(|seen| *seen <= revision),
             Some(_) => self.confirmation(confirmation.as_ref())?,
         }
+        // Of a store that went on from what was read last, a node that was away is told what went meanwhile, and need not ask.
+        let goes_on = revision.get().saturating_add(offset) >= self.last.get();
+        self.is_own &= goes_on && self.offset == Some(offset);
+        self.offset = Some(offset);
         Ok(Following { share, watches, doubted: BTreeMap::new() })
     }
 
@@ -228,9 +259,10 @@ impl Task {
         }
     }
 
+    /// Says a confirmation that was not looked at yet. A store that was restored may have begun again at lower revisions.
     fn confirmation(&mut self, entry: Option<&Entry>) -> Result<(), RegistryError> {
         if let Some(entry) = entry
-            && self.confirmed < Some(entry.revision)
+            && self.confirmed != Some(entry.revision)
         {
             self.confirmed = Some(entry.revision);
             self.words.say(Followed::Confirmed(Generation::new(layout::id(entry)?)));

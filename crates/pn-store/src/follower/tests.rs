@@ -148,8 +148,21 @@ async fn l6_a_dead_nodes_names_go_with_its_lease_and_come_back_with_it() {
     plan(&mut anew, |plan| counts(plan) == (3, 1)).await;
 }
 
+/// Returns what is said until there is a plan, and the plan.
+async fn words_until(follower: &mut Follower, is_it: impl Fn(&NodePlan) -> bool) -> (Vec<Followed>, NodePlan) {
+    let mut words = Vec::new();
+    loop {
+        match next(follower).await {
+            Followed::Plan(plan) if is_it(&plan) => return (words, plan),
+            word => words.push(word),
+        }
+    }
+}
+
+/// A node whose lease ended has what it was told last until it is told more: nothing stops for it (L4). What went while it was away
+/// is confirmed.
 #[tokio::test(start_paused = true)]
-async fn l6_a_node_whose_lease_ended_is_fenced_and_joins_again() {
+async fn l6_a_node_whose_lease_ended_joins_again_and_is_told_what_it_missed() {
     let store = MemoryStore::new();
     let cut = Faulty::new(store.clone());
     let registry = registry(store);
@@ -163,12 +176,91 @@ async fn l6_a_node_whose_lease_ended_is_fenced_and_joins_again() {
     assert!(matches!(next(&mut follower).await, Followed::Lost(_)));
     tokio::time::sleep(2 * TTL).await;
     start(&registry, 1, 2, 1).await;
+    registry.apply(Change::Fail(container(1001))).await.unwrap();
     cut.restore();
-    let Followed::Fenced(reason) = next(&mut follower).await else { panic!("its lease has ended") };
-    assert!(reason.ends_with("has ended"), "{reason}");
-    let after = plan(&mut follower, |plan| counts(plan) == (2, 2)).await;
+    let (words, after) = words_until(&mut follower, |_| true).await;
+    assert_eq!(words, [Followed::Back, Followed::Confirmed(after.generation)]);
+    assert_eq!(counts(&after), (1, 1));
     assert_eq!(after.host.as_ref().unwrap().registration, 2, "it has joined again");
     assert!(after.generation > before.generation);
+}
+
+/// A store that forgot the node is told of it anew, and what it forgot is not confirmed (L3).
+#[tokio::test(start_paused = true)]
+async fn l5_a_store_that_lost_everything_confirms_nothing_when_the_lease_ended() {
+    let store = MemoryStore::new();
+    let registry = registry(store.clone());
+    let session = registry.join(node(1), TTL).await.unwrap();
+    let lease = session.lease();
+    make_network(&registry, 1).await;
+    start(&registry, 1, 1, 1).await;
+    let mut follower = Follower::new(session);
+    plan(&mut follower, |plan| counts(plan) == (1, 1)).await;
+    store.commit(Transaction::new().delete_prefix(Key::all())).await.unwrap();
+    store.revoke(lease).await.unwrap();
+    let (words, emptied) = words_until(&mut follower, |plan| plan.networks.is_empty() && plan.host.is_some()).await;
+    let is_plan = |word: &Followed| matches!(word, Followed::Plan(_));
+    assert!(words.iter().all(is_plan), "{words:?}");
+    assert_eq!(emptied.host.as_ref().unwrap().registration, 1);
+}
+
+/// Whoever had the place while the node was away may have changed what is on the machine.
+#[tokio::test(start_paused = true)]
+async fn l6_a_node_whose_place_somebody_had_or_has_is_fenced() {
+    for is_there_still in [false, true] {
+        let store = MemoryStore::new();
+        let cut = Faulty::new(store.clone());
+        let registry = registry(store);
+        make_network(&registry, 1).await;
+        let session = self::registry(cut.clone()).join(node(1), TTL).await.unwrap();
+        let mut follower = Follower::new(session);
+        plan(&mut follower, |plan| plan.host.is_some()).await;
+        cut.cut_off();
+        tokio::time::sleep(2 * TTL).await;
+        let mut other = node(1);
+        other.public_key = PublicKey::new([9; 32]);
+        let other = registry.join(other, TTL).await.unwrap();
+        if !is_there_still {
+            other.leave().await.unwrap();
+        }
+        cut.restore();
+        assert!(matches!(next(&mut follower).await, Followed::Lost(_)));
+        let Followed::Fenced(reason) = next(&mut follower).await else { panic!("somebody had the place") };
+        if is_there_still {
+            assert!(reason.contains("another agent"), "{reason}");
+            assert_eq!(next(&mut follower).await, Followed::Closed);
+        } else {
+            assert!(reason.contains("meanwhile"), "{reason}");
+            let (words, after) = words_until(&mut follower, |_| true).await;
+            assert_eq!(words, [Followed::Back], "what went is not confirmed");
+            let host = after.host.unwrap();
+            assert_eq!((host.registration, host.public_key), (3, node(1).public_key));
+        }
+    }
+}
+
+/// What became of a node since it joined stays when it joins again: an offered key, and one that took the place of the first.
+#[tokio::test(start_paused = true)]
+async fn k3_a_node_that_joins_again_keeps_its_new_keys() {
+    let store = MemoryStore::new();
+    let registry = registry(store.clone());
+    let (id, next_key) = (NodeId::from_u128(1), PublicKey::new([101; 32]));
+    for is_promoted in [false, true] {
+        let session = registry.join(node(1), TTL).await.unwrap();
+        let lease = session.lease();
+        let mut follower = Follower::new(session);
+        registry.apply(Change::OfferKey { node: id, public_key: next_key }).await.unwrap();
+        if is_promoted {
+            registry.apply(Change::PromoteKey(id)).await.unwrap();
+        }
+        let before = registry.state().await.unwrap().node(id).unwrap().clone();
+        store.revoke(lease).await.unwrap();
+        let again =
+            plan(&mut follower, |plan| plan.host.as_ref().is_some_and(|host| host.registration > before.registration));
+        let mut after = Node::clone(again.await.host.as_ref().unwrap());
+        after.registration = before.registration;
+        assert_eq!(after, before);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test program uses some of it")]
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -113,6 +113,27 @@ impl Etcd {
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Saves what it has, and returns the file.
+    pub(crate) fn save(&self) -> PathBuf {
+        let snapshot = self.dir.path().join("snapshot.db");
+        self.ctl(&["snapshot", "save", snapshot.to_str().unwrap()]);
+        snapshot
+    }
+
+    /// Ends it, and starts it again with what it had when a file was saved.
+    pub(crate) async fn go_back_to(&mut self, snapshot: &Path) {
+        self.kill();
+        let data = self.dir.path().join("data");
+        std::fs::remove_dir_all(&data).unwrap();
+        let peer = format!("http://{}", self.peer);
+        let mut command = Command::new("etcdctl");
+        let command = command.env("ETCDCTL_API", "3").args(["snapshot", "restore", "--name=default"]).arg(snapshot);
+        let command = command.arg(format!("--initial-cluster=default={peer}"));
+        let command = command.arg(format!("--initial-advertise-peer-urls={peer}")).arg("--data-dir").arg(data);
+        assert!(command.output().unwrap().status.success());
+        self.restart().await;
     }
 
     fn is_tls(&self) -> bool {
