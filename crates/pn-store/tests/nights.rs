@@ -1,6 +1,10 @@
 //! What becomes of a data plane when its store has the worst night: real etcds that forget, go back or stop, and real agents.
 #![cfg(feature = "etcd")]
-#![allow(clippy::unwrap_used, reason = "a test that fails says why")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that fails says why, and one that is ignored that it is"
+)]
 
 mod common;
 

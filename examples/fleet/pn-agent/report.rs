@@ -7,7 +7,7 @@ use std::time::Duration;
 use pn_core::{Generation, Timestamp};
 use pn_dns::{Freshness, Names};
 use pn_overlay::{AgentHandle, AgentStatus};
-use pn_store::{Clock as _, Held, NodeStatus, Reporter, SystemClock};
+use pn_store::{Held, NodeStatus, Reporter};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
@@ -22,10 +22,12 @@ const COUNTED_EVERY: Duration = Duration::from_secs(10);
 
 /// Tells the names how long nothing was heard, so that they are not answered for ever (D10).
 pub(crate) async fn age(names: Arc<Names>, mut agent: watch::Receiver<AgentStatus>) {
+    // By a clock that nobody sets.
+    let mut lost: Option<(Timestamp, Instant)> = None;
     loop {
-        let since = agent.borrow_and_update().stale.as_ref().map_or(Timestamp::MAX, |stale| stale.since);
-        let silence = SystemClock.now().as_millis().saturating_sub(since.as_millis());
-        let silence = Duration::from_millis(silence);
+        let since = agent.borrow_and_update().stale.as_ref().map(|stale| stale.since);
+        lost = since.map(|since| lost.filter(|(known, _)| *known == since).unwrap_or_else(|| (since, Instant::now())));
+        let silence = lost.map_or(Duration::ZERO, |(_, at)| at.elapsed());
         let (stale, expired) = (Freshness::STALE_AFTER, Freshness::EXPIRED_AFTER);
         names.set_freshness(Freshness::of_silence(silence, stale, expired));
         if let Ok(Err(_)) = timeout(EVERY, agent.changed()).await {
