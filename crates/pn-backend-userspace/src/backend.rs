@@ -3,6 +3,7 @@
 use core::fmt;
 use core::net::SocketAddr;
 use core::num::NonZeroUsize;
+use std::collections::BTreeSet;
 use std::sync::{Arc, RwLock};
 use std::{io, thread};
 
@@ -243,6 +244,15 @@ impl UserspaceBackend {
     /// [`ErrorKind::Closed`].
     pub async fn detach(&self, container: ContainerId) -> Result<bool, BackendError> {
         self.ask("detach the interface of", container, |reply| Command::Detach(container, reply)).await
+    }
+
+    /// Lists the containers that have an interface of their own. One goes with its container or network, where a plan takes that
+    /// away, and when somebody deletes it: whoever attached it attaches another.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`].
+    pub async fn attached(&self) -> Result<BTreeSet<ContainerId>, BackendError> {
+        self.ask("list the interfaces of", self.shared.node, Command::Attached).await
     }
 
     /// Gives a network of the applied plan a TAP interface, which the caller makes a port of a bridge: through it the

@@ -76,11 +76,10 @@ impl DataPlane {
         }
     }
 
-    /// Lists the containers whose network namespaces are kept, by an earlier agent too.
+    /// Lists the containers that have interfaces, or whose network namespaces are kept, by an earlier agent too.
     pub(crate) async fn attached(&self) -> Result<BTreeSet<ContainerId>, BackendError> {
         match self {
-            // What a process holds goes with it.
-            Self::Userspace(_) => Ok(BTreeSet::new()),
+            Self::Userspace(backend) => backend.attached().await,
             Self::Linux(backend) => backend.attached().await,
         }
     }

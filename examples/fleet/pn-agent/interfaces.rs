@@ -91,7 +91,11 @@ impl Interfaces {
                         continue;
                     }
                 }
-                _ = ticks.tick() => {}
+                // Somebody may have deleted an interface, and a plan taken it away and its container come back.
+                _ = ticks.tick() => match self.data_plane.attached().await {
+                    Ok(attached) => known.made.retain(|container| attached.contains(container)),
+                    Err(error) => debug!(error = pn_examples::chain(&error), "what has interfaces is looked for again"),
+                }
             }
             busy.iter().filter(|(container, _)| !wanted.contains_key(*container)).for_each(|(_, task)| task.abort());
             for (container, interface) in &wanted {

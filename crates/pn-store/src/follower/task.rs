@@ -108,7 +108,7 @@ pub(super) async fn run(session: Session, words: Arc<Words>, progress: Progress)
 impl Task {
     /// Says that the origin is lost if it is for longer than a moment, and waits for a while.
     async fn failed(&mut self, error: &RegistryError) {
-        tracing::debug!(node = %self.node, %error, "following ended");
+        tracing::debug!(node = %self.node, error = chain(error), "following ended");
         self.failures += 1;
         // A watch that ends is nothing: what it would have said is read at once.
         if self.failures < 2 {
@@ -143,7 +143,7 @@ impl Task {
                     return false;
                 }
                 Err(error) => {
-                    tracing::debug!(node = %self.node, %error, "the node could not join again yet");
+                    tracing::debug!(node = %self.node, error = chain(&error), "the node could not join again yet");
                     if !core::mem::replace(&mut self.is_lost, true) {
                         self.words.say(Followed::Lost(chain(&error)));
                     }

@@ -62,6 +62,28 @@ fn a_container_that_nothing_reaches_has_no_name_until_something_does() {
 }
 
 #[test]
+fn an_interface_that_somebody_deletes_is_made_again() {
+    if !is_root() {
+        return;
+    }
+    let mut platform = Platform::with_etcd(2);
+    platform.stop_agent(1);
+    platform.start_agent(1, &["--backend", "linux"]);
+    platform.wait_until_joined();
+    platform.shop();
+    let (backend, _) = platform.container("my-app", "my-app-backend", 1);
+    let (waf, _) = platform.container("waf", "web", 2);
+    let _server = backend.serve(3000, "still here", &platform.fleet.dir);
+    let url = format!("http://1.my-app-backend.{}:3000/", platform.suffix("my-app"));
+    assert_eq!(wait_for("it is reached", || waf.fetch(&url)), "still here");
+    for container in [&backend, &waf] {
+        succeed(container.command("ip").args(["link", "delete", "pn0"]));
+        wait_for("its interface is back", || if container.has_interface() { Ok(()) } else { Err("none".to_owned()) });
+        assert_eq!(wait_for("it is reached again", || waf.fetch(&url)), "still here");
+    }
+}
+
+#[test]
 fn what_a_killed_agent_kept_of_containers_that_are_gone_is_let_go() {
     if !is_root() {
         return;
