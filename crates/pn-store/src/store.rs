@@ -13,7 +13,7 @@ use crate::{Key, StoreError};
 ///   whole or not at all, and only where all its preconditions hold; of two that exclude each other one is refused.
 /// - A reading is as of one revision. What was committed before it began is in it.
 /// - A watch has neither gap nor repeat. What it cannot go on with it says, once, and then nothing more: history that is
-///   gone is [`Compacted`](crate::StoreErrorKind::Compacted), everything else
+///   gone, or is more than the store can tell, is [`Compacted`](crate::StoreErrorKind::Compacted), everything else
 ///   [`Closed`](crate::StoreErrorKind::Closed) or [`Unavailable`](crate::StoreErrorKind::Unavailable).
 /// - A lease that is not kept alive ends after its time to live, as soon as anybody alive notices, and what was put
 ///   under it is deleted as by a transaction.
@@ -29,7 +29,7 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// [`StoreError`].
     async fn get(&self, keys: &[Key]) -> Result<Reading, StoreError>;
 
-    /// Reads a page of the keys that start with a prefix, in order.
+    /// Reads a page of the keys that start with a prefix, in order. One that has fewer than the limit is not the last for that.
     ///
     /// # Errors
     /// [`StoreError`]: [`Compacted`](crate::StoreErrorKind::Compacted) where the history of the revision that was asked

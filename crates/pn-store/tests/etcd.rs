@@ -4,11 +4,12 @@
 
 mod common;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pn_core::{
     App, AppId, Change, ContainerId, ContainerType, Followed, NetworkId, NetworkRequest, Node, NodeId, PlanSource as _,
@@ -31,6 +32,20 @@ async fn put(store: &(impl Store + ?Sized), name: &str, value: &str) -> Revision
         Outcome::Committed(revision) => revision,
         Outcome::Refused => unreachable!("there are no preconditions"),
     }
+}
+
+/// Opens a store in a cluster that begins: its members choose a leader first.
+async fn until_connected(url: &str) -> Arc<dyn Store> {
+    loop {
+        match connect(url).await {
+            Ok(store) => return store,
+            Err(error) => println!("not yet: {error}"),
+        }
+    }
+}
+
+fn url_of(endpoints: &[SocketAddr]) -> String {
+    format!("etcd://{}/p", endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(","))
 }
 
 #[tokio::test]
@@ -186,15 +201,7 @@ fn certificates(dir: &Path) {
 #[tokio::test]
 async fn a_member_that_dies_is_not_missed() {
     let Some(mut members) = Etcd::start_cluster().await else { return };
-    let endpoints = members.each_ref().map(|member| member.client.to_string()).join(",");
-    let url = format!("etcd://{endpoints}/p");
-    let store = loop {
-        match connect(&url).await {
-            Ok(store) => break store,
-            // They choose a leader first.
-            Err(error) => println!("not yet: {error}"),
-        }
-    };
+    let store = until_connected(&url_of(&members.each_ref().map(|member| member.client))).await;
     let registry = Registry::new(store, Region::default());
     let node = |n: u8| {
         let (underlay, tunnel) = (([192, 0, 2, n], 51820).into(), [100, 64, 0, n].into());
@@ -214,7 +221,7 @@ async fn a_member_that_dies_is_not_missed() {
     }
     for (victim, member) in members.iter_mut().enumerate() {
         member.kill();
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let index = u32::try_from(victim).unwrap() + 1;
         let (container, slot) =
             (ContainerId::from_u128(index.into()), Slot::new(app, ContainerType::web(), index).unwrap());
@@ -234,5 +241,44 @@ async fn a_member_that_dies_is_not_missed() {
         }
         println!("followed {:?} after a member died", begun.elapsed());
         member.restart().await;
+    }
+}
+
+/// What a client takes in one message by itself is 4 MB, what this one takes is 64 MB, and a page is 512 keys.
+#[tokio::test]
+async fn what_is_larger_than_a_message_is_read_in_parts() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let store = connect(&etcd.url("p")).await.unwrap();
+    let value = "x".repeat(1 << 20);
+    let keys: Vec<Key> = (0..66).map(|n| key(&format!("k/{n:02}"))).collect();
+    let first = put(&*store, "k/00", &value).await;
+    for key in &keys[1..6] {
+        put(&*store, key.as_str(), &value).await;
+    }
+    assert_eq!(store.list_all(&key("k/"), None).await.unwrap().1.len(), 6);
+    assert_eq!(store.get(&keys[..6]).await.unwrap().entries.iter().flatten().count(), 6);
+    let mut watch = store.watch(&key("k/"), first).await.unwrap();
+    for _ in 0..6 {
+        watch.next().await.unwrap();
+    }
+
+    for key in &keys[6..] {
+        put(&*store, key.as_str(), &value).await;
+    }
+    let (_, entries) = store.list_all(&key("k/"), None).await.unwrap();
+    assert!(entries.iter().map(|entry| &entry.key).eq(&keys));
+    assert_eq!(store.get(&keys).await.unwrap().entries.iter().flatten().count(), 66);
+    // Whoever follows reads anew what comes in one message that is too large.
+    let error = store.watch(&key("k/"), first).await.unwrap().next().await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Compacted, "{error:?}");
+}
+
+#[tokio::test]
+async fn a_value_that_is_too_large_is_called_so() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let store = connect(&etcd.url("p")).await.unwrap();
+    for size in [1_600_000, 3_000_000, 65 << 20] {
+        let error = store.commit(Transaction::new().put(key("k"), vec![b'x'; size])).await.unwrap_err();
+        assert_eq!((error.kind(), error.is_retryable()), (StoreErrorKind::TooLarge, false), "{size}: {error:?}");
     }
 }

@@ -1,0 +1,64 @@
+//! What the failures of etcd and its client mean.
+
+use etcd_client::Error;
+
+use crate::{StoreError, StoreErrorKind};
+
+/// Returns what a failure is to whoever asked.
+pub(super) fn error(source: Error, operation: &'static str, object: &str) -> StoreError {
+    StoreError::new(kind(&source), operation, object).with_source(source)
+}
+
+/// Returns whether a call failed before anything of it was sent.
+pub(super) fn was_not_reached(error: &Error) -> bool {
+    let Error::GRpcStatus(status) = error else { return matches!(error, Error::TransportError(_)) };
+    let mut source = std::error::Error::source(status);
+    while let Some(cause) = source {
+        if let Some(error) = cause.downcast_ref::<std::io::Error>() {
+            use std::io::ErrorKind;
+            return matches!(
+                error.kind(),
+                ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable
+            );
+        }
+        source = cause.source();
+    }
+    false
+}
+
+/// Returns the kind of a failure.
+pub(super) fn kind(error: &Error) -> StoreErrorKind {
+    let status = match error {
+        Error::GRpcStatus(status) => status,
+        Error::LeaseKeepAliveError(reason) if reason == "lease not found" => return StoreErrorKind::LeaseEnded,
+        Error::InvalidArgs(_) | Error::InvalidUri(_) | Error::Utf8Error(_) | Error::InvalidMetadataValue(_) => {
+            return StoreErrorKind::Invalid;
+        }
+        Error::IoError(_)
+        | Error::TransportError(_)
+        | Error::WatchError(_)
+        | Error::LeaseKeepAliveError(_)
+        | Error::ElectError(_)
+        | Error::EndpointError(_)
+        | Error::EndpointsNotManaged
+        | Error::Internal(_) => return StoreErrorKind::Unavailable,
+    };
+    let message = status.message();
+    // The numbers of gRPC (https://grpc.io/docs/guides/status-codes/); etcd's own messages where one stands for several.
+    match status.code() as i32 {
+        3 if message.contains("authentication failed") || message.contains("user name") => StoreErrorKind::Denied,
+        3 if message.contains("too many operations") || message.contains("too large") => StoreErrorKind::TooLarge,
+        7 | 16 => StoreErrorKind::Denied,
+        9 if message.contains("authentication is not enabled") => StoreErrorKind::Denied,
+        3 => StoreErrorKind::Invalid,
+        5 if message.contains("lease") => StoreErrorKind::LeaseEnded,
+        // Compacted, or of another history than this cluster's.
+        11 if message.contains("required revision") => StoreErrorKind::Compacted,
+        // The client's own limit, and the server's.
+        11 if message.contains("message length too large") => StoreErrorKind::TooLarge,
+        8 if message.contains("larger than max") => StoreErrorKind::TooLarge,
+        8 if message.contains("space exceeded") => StoreErrorKind::Failed,
+        12 | 15 => StoreErrorKind::Failed,
+        _ => StoreErrorKind::Unavailable,
+    }
+}
