@@ -94,6 +94,8 @@ impl EtcdStore {
         let mut connect = ConnectOptions::new()
             .with_keep_alive(KEEP_ALIVE.0, KEEP_ALIVE.1)
             .with_keep_alive_while_idle(false)
+            // A member that is cut off from the others would let a watch wait for ever.
+            .with_require_leader(true)
             .with_connect_timeout(Self::PATIENCE)
             .with_auto_token_refresh(true);
         if let Some(user) = options.user {

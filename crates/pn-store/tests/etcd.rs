@@ -282,3 +282,14 @@ async fn a_value_that_is_too_large_is_called_so() {
         assert_eq!((error.kind(), error.is_retryable()), (StoreErrorKind::TooLarge, false), "{size}: {error:?}");
     }
 }
+
+#[tokio::test]
+async fn a_watch_of_a_member_without_a_leader_ends() {
+    let Some([one, mut two, mut three]) = Etcd::start_cluster().await else { return };
+    let store = until_connected(&one.url("p")).await;
+    let mut watch = store.watch(&key("k"), Revision::ZERO).await.unwrap();
+    two.kill();
+    three.kill();
+    let error = timeout(Duration::from_secs(20), watch.next()).await.expect("it is said").unwrap_err();
+    assert!(error.is_retryable(), "{error:?}");
+}

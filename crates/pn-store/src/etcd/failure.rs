@@ -9,9 +9,12 @@ pub(super) fn error(source: Error, operation: &'static str, object: &str) -> Sto
     StoreError::new(kind(&source), operation, object).with_source(source)
 }
 
-/// Returns whether a call failed before anything of it was sent.
+/// Returns whether a call failed before anything of it was sent, or was refused because the member knows no leader.
 pub(super) fn was_not_reached(error: &Error) -> bool {
     let Error::GRpcStatus(status) = error else { return matches!(error, Error::TransportError(_)) };
+    if status.message() == "etcdserver: no leader" {
+        return true;
+    }
     let mut source = std::error::Error::source(status);
     while let Some(cause) = source {
         if let Some(error) = cause.downcast_ref::<std::io::Error>() {
