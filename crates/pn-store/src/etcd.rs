@@ -1,6 +1,7 @@
 //! A store in an etcd cluster. This module alone names `etcd_client`.
 
 mod cluster;
+mod connection;
 mod failure;
 mod message;
 mod watch;
@@ -12,7 +13,7 @@ use etcd_client::{
     Certificate, Client, Compare, ConnectOptions, GetOptions, Identity, KvClient, TlsOptions, Txn, TxnOp, TxnOpResponse,
 };
 
-use self::cluster::{Cluster, MESSAGE};
+use self::cluster::{Call, Cluster, MESSAGE};
 use self::message::{compare, entry, octets, operation, revision, signed};
 use self::watch::EtcdWatch;
 use crate::{
@@ -62,9 +63,9 @@ impl core::fmt::Debug for Tls {
 
 /// A store in an etcd cluster, version 3.4 or newer (feature `etcd`). Clones share connections.
 ///
-/// One member of the cluster is asked at a time; where it cannot be reached, the next one is. Every member answers a call within
-/// [`EtcdStore::PATIENCE`], or the call fails as [`Unavailable`](StoreErrorKind::Unavailable). A watch ends when its connection
-/// does, so that whoever follows knows.
+/// One member of the cluster is asked; where it cannot be reached or is silent for a second, the next one is, too. A transaction is
+/// sent to one alone, unless it cannot have arrived there. What is not answered within [`EtcdStore::PATIENCE`] fails as
+/// [`Unavailable`](StoreErrorKind::Unavailable). A watch ends when its connection does, so that whoever follows knows.
 #[derive(Clone)]
 pub struct EtcdStore {
     cluster: Cluster,
@@ -96,7 +97,6 @@ impl EtcdStore {
             .with_keep_alive_while_idle(false)
             // A member that is cut off from the others would let a watch wait for ever.
             .with_require_leader(true)
-            .with_connect_timeout(Self::PATIENCE)
             .with_auto_token_refresh(true);
         if let Some(user) = options.user {
             connect = connect.with_user(user.name, user.password);
@@ -109,12 +109,12 @@ impl EtcdStore {
             }
             connect = connect.with_tls(with);
         }
-        let urls = endpoints.iter().map(|endpoint| format!("{scheme}://{endpoint}"));
+        let urls = endpoints.iter().map(|endpoint| format!("{scheme}://{endpoint}")).collect();
         let store = Self { cluster: Cluster::new(urls, connect), endpoints: endpoints.join(",") };
         // A client is made without asking anybody, so ask.
         let options = || Some(GetOptions::new().with_limit(1).with_keys_only());
         let probe = move |client: Client| async move { kv(&client).get("\0", options()).await };
-        store.cluster.ask("connect to", &store.endpoints, probe).await?;
+        store.cluster.ask(Call::Repeatable, "connect to", &store.endpoints, probe).await?;
         Ok(store)
     }
 }
@@ -142,7 +142,7 @@ impl Store for EtcdStore {
                 let gets = gets.clone();
                 async move { kv(&client).txn(gets).await }
             };
-            let response = match self.cluster.ask("get", named, get).await {
+            let response = match self.cluster.ask(Call::Repeatable, "get", named, get).await {
                 Err(error) if error.kind() == StoreErrorKind::TooLarge && part.len() > 1 => {
                     limit = part.len() / 2;
                     continue;
@@ -175,7 +175,7 @@ impl Store for EtcdStore {
                 let (start, options) = (start.clone(), options.clone());
                 async move { kv(&client).get(start, Some(options)).await }
             };
-            match self.cluster.ask("list", prefix, get).await {
+            match self.cluster.ask(Call::Repeatable, "list", prefix, get).await {
                 Err(error) if error.kind() == StoreErrorKind::TooLarge && limit > 1 => limit /= 2,
                 response => break response?,
             }
@@ -195,7 +195,7 @@ impl Store for EtcdStore {
             let transaction = transaction.clone();
             async move { kv(&client).txn(transaction).await }
         };
-        let response = self.cluster.ask("commit", &object, commit).await?;
+        let response = self.cluster.ask(Call::Once, "commit", &object, commit).await?;
         if !response.succeeded() {
             return Ok(Outcome::Refused);
         }
@@ -209,20 +209,20 @@ impl Store for EtcdStore {
     async fn grant(&self, ttl: Duration) -> Result<Lease, StoreError> {
         let seconds = i64::try_from(ttl.as_millis().div_ceil(1000)).unwrap_or(i64::MAX).max(1);
         let grant = move |client: Client| async move { client.lease_client().grant(seconds, None).await };
-        let response = self.cluster.ask("grant", "a lease", grant).await?;
+        let response = self.cluster.ask(Call::Repeatable, "grant", "a lease", grant).await?;
         let ttl = Duration::from_secs(u64::try_from(response.ttl()).unwrap_or(0));
         Ok(Lease { id: LeaseId(response.id()), ttl })
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
         let keep = move |client: Client| async move { client.lease_client().keep_alive(lease.0).await };
-        self.cluster.ask("keep alive", &lease.to_string(), keep).await?;
+        self.cluster.ask(Call::Repeatable, "keep alive", &lease.to_string(), keep).await?;
         Ok(())
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         let revoke = move |client: Client| async move { client.lease_client().revoke(lease.0).await };
-        match self.cluster.ask("revoke", &lease.to_string(), revoke).await {
+        match self.cluster.ask(Call::Repeatable, "revoke", &lease.to_string(), revoke).await {
             Err(error) if error.kind() == StoreErrorKind::LeaseEnded => Ok(()),
             answer => answer.map(drop),
         }
@@ -231,7 +231,7 @@ impl Store for EtcdStore {
     async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
         let object = format!("revision {revision}");
         let compact = move |client: Client| async move { kv(&client).compact(signed(revision), None).await };
-        match self.cluster.ask("compact", &object, compact).await {
+        match self.cluster.ask(Call::Repeatable, "compact", &object, compact).await {
             // It is compacted already.
             Err(error) if error.kind() == StoreErrorKind::Compacted => Ok(()),
             answer => answer.map(drop),

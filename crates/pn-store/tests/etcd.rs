@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use pn_store::{
     EtcdOptions, EtcdStore, Follower, Key, Outcome, Prefixed, Registry, Revision, Store, StoreErrorKind, StoreExt,
     Transaction, conformance, connect,
 };
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use self::common::Etcd;
 
@@ -292,4 +292,54 @@ async fn a_watch_of_a_member_without_a_leader_ends() {
     three.kill();
     let error = timeout(Duration::from_secs(20), watch.next()).await.expect("it is said").unwrap_err();
     assert!(error.is_retryable(), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_member_that_hangs_is_passed_over() {
+    let Some(members) = Etcd::start_cluster().await else { return };
+    let [one, two, three] = members.each_ref().map(|member| member.client);
+    drop(until_connected(&url_of(&[one, two, three])).await);
+    let leads = |member: &Etcd| {
+        let status: serde_json::Value =
+            serde_json::from_str(&member.ctl(&["endpoint", "status", "--write-out=json"])).unwrap();
+        status[0]["Status"]["leader"] == status[0]["Status"]["header"]["member_id"]
+    };
+    let victim = members.iter().find(|member| !leads(member)).unwrap();
+    let others: Vec<SocketAddr> = [one, two, three].into_iter().filter(|other| *other != victim.client).collect();
+    let url = url_of(&[victim.client, others[0], others[1]]);
+    let store = connect(&url).await.unwrap();
+    let ttl = Duration::from_secs(5);
+    let lease = store.grant(ttl).await.unwrap();
+    victim.signal("STOP");
+    for _ in 0..4 {
+        store.keep_alive(lease.id).await.unwrap();
+        sleep(ttl / 3).await;
+    }
+    store.watch(&key("k"), Revision::ZERO).await.unwrap();
+    connect(&url).await.unwrap();
+    // A machine that is off takes no connection, as a listener that does not accept the many it has.
+    let off = TcpListener::bind("127.0.0.1:0").unwrap();
+    let off_at = off.local_addr().unwrap();
+    let held: Vec<TcpStream> =
+        core::iter::from_fn(|| TcpStream::connect_timeout(&off_at, Duration::from_millis(100)).ok()).collect();
+    for _ in 0..2 {
+        let store = connect(&url_of(&[off_at, others[0], others[1]])).await.unwrap();
+        put(&*store, "k", "1").await;
+    }
+    drop((off, held));
+}
+
+/// Both members are slow, and the one that was asked first answers in the end.
+#[tokio::test]
+async fn an_answer_that_takes_long_is_waited_for() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let store = connect(&url_of(&[etcd.client, etcd.client])).await.unwrap();
+    etcd.signal("STOP");
+    let keys = [key("k")];
+    let later = async {
+        sleep(Duration::from_millis(2500)).await;
+        etcd.signal("CONT");
+    };
+    let (reading, ()) = tokio::join!(store.get(&keys), later);
+    reading.unwrap();
 }

@@ -18,11 +18,11 @@ pub(super) fn was_not_reached(error: &Error) -> bool {
     let mut source = std::error::Error::source(status);
     while let Some(cause) = source {
         if let Some(error) = cause.downcast_ref::<std::io::Error>() {
-            use std::io::ErrorKind;
-            return matches!(
-                error.kind(),
-                ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable
-            );
+            use std::io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
+            // Ours is that of connecting; the kernel's may be that of a connection.
+            let is_ours = || error.get_ref().is_some_and(|inner| inner.is::<tokio::time::error::Elapsed>());
+            return matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)
+                || (error.kind() == TimedOut && is_ours());
         }
         source = cause.source();
     }
@@ -63,5 +63,30 @@ pub(super) fn kind(error: &Error) -> StoreErrorKind {
         8 if message.contains("space exceeded") => StoreErrorKind::Failed,
         12 | 15 => StoreErrorKind::Failed,
         _ => StoreErrorKind::Unavailable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+    use std::net::{TcpListener, TcpStream};
+
+    use etcd_client::{Client, ConnectOptions};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_sent_to_a_machine_that_is_off_has_not_arrived() {
+        // It takes no connection, as a listener that does not accept the many it has.
+        let off = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = off.local_addr().unwrap();
+        let soon = Duration::from_millis(100);
+        let held: Vec<TcpStream> = core::iter::from_fn(|| TcpStream::connect_timeout(&address, soon).ok()).collect();
+        let options = ConnectOptions::new().with_connect_timeout(soon);
+        let client = Client::connect([format!("http://{address}")], Some(options)).await.unwrap();
+        let failed = client.kv_client().get("k", None).await.unwrap_err();
+        assert!(was_not_reached(&failed), "{failed:?}");
+        assert_eq!(kind(&failed), StoreErrorKind::Unavailable);
+        drop((off, held));
     }
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use async_trait::async_trait;
 use etcd_client::{Client, Error, EventType, WatchOptions, WatchResponse, WatchStream};
 
-use super::cluster::{Cluster, MESSAGE};
+use super::cluster::{Call, Cluster, MESSAGE};
 use super::failure::error;
 use super::message::{entry, octets, revision, signed};
 use crate::{Batch, Event, Key, Revision, StoreError, StoreErrorKind, Watch};
@@ -43,7 +43,7 @@ impl EtcdWatch {
                 Ok((stream.message().await?, stream))
             }
         };
-        let (created, stream) = cluster.ask("watch", prefix.as_str(), watch).await?;
+        let (created, stream) = cluster.ask(Call::Repeatable, "watch", prefix.as_str(), watch).await?;
         let closed = |kind| StoreError::new(kind, "watch", prefix);
         let created = created.ok_or_else(|| closed(StoreErrorKind::Closed))?;
         check(&created, prefix)?;
