@@ -14,6 +14,7 @@ use etcd_client::{
 };
 
 use self::cluster::{Call, Cluster, MESSAGE};
+use self::failure::is_not_permitted;
 use self::message::{compare, entry, octets, operation, revision, signed};
 use self::watch::EtcdWatch;
 use crate::{
@@ -111,9 +112,14 @@ impl EtcdStore {
         }
         let urls = endpoints.iter().map(|endpoint| format!("{scheme}://{endpoint}")).collect();
         let store = Self { cluster: Cluster::new(urls, connect), endpoints: endpoints.join(",") };
-        // A client is made without asking anybody, so ask.
+        // A client is made without asking anybody, so ask. Who may not have this key may have others: that is an answer.
         let options = || Some(GetOptions::new().with_limit(1).with_keys_only());
-        let probe = move |client: Client| async move { kv(&client).get("\0", options()).await };
+        let probe = move |client: Client| async move {
+            match kv(&client).get("\0", options()).await {
+                Err(error) if is_not_permitted(&error) => Ok(()),
+                answer => answer.map(drop),
+            }
+        };
         store.cluster.ask(Call::Repeatable, "connect to", &store.endpoints, probe).await?;
         Ok(store)
     }

@@ -13,8 +13,9 @@ use crate::{Key, StoreError};
 ///   whole or not at all, and only where all its preconditions hold; of two that exclude each other one is refused.
 /// - A reading is as of one revision. What was committed before it began is in it.
 /// - A watch has neither gap nor repeat. What it cannot go on with it says, once, and then nothing more: history that is
-///   gone, or is more than the store can tell, is [`Compacted`](crate::StoreErrorKind::Compacted), everything else
-///   [`Closed`](crate::StoreErrorKind::Closed) or [`Unavailable`](crate::StoreErrorKind::Unavailable).
+///   gone, or is more than the store can tell, is [`Compacted`](crate::StoreErrorKind::Compacted), a right that is
+///   missing [`Denied`](crate::StoreErrorKind::Denied), everything else [`Closed`](crate::StoreErrorKind::Closed) or
+///   [`Unavailable`](crate::StoreErrorKind::Unavailable).
 /// - A lease that is not kept alive ends after its time to live, as soon as anybody alive notices, and what was put
 ///   under it is deleted as by a transaction.
 /// - After an error that [is retryable](StoreError::is_retryable) it is not known whether a transaction was made.

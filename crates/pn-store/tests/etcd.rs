@@ -343,3 +343,32 @@ async fn an_answer_that_takes_long_is_waited_for() {
     let (reading, ()) = tokio::join!(store.get(&keys), later);
     reading.unwrap();
 }
+
+#[tokio::test]
+async fn a_user_of_the_prefix_alone_needs_no_more() {
+    let Some(etcd) = Etcd::start().await else { return };
+    for command in [
+        "user add root:r",
+        "user grant-role root root",
+        "user add pn:pw",
+        "role add pn",
+        "role grant-permission pn --prefix=true readwrite p/",
+        "user grant-role pn pn",
+        "auth enable",
+    ] {
+        etcd.ctl(&command.split(' ').collect::<Vec<_>>());
+    }
+    let store = connect(&format!("etcd://pn:pw@{}/p", etcd.client)).await.unwrap();
+    let lease = store.grant(Duration::from_secs(60)).await.unwrap();
+    let put = Transaction::new().put_leased(key("k"), "1", lease.id);
+    let Outcome::Committed(revision) = store.commit(put).await.unwrap() else { unreachable!("nothing is asked for") };
+    assert_eq!(store.list_all(&Key::all(), None).await.unwrap().1.len(), 1);
+    store.watch(&Key::all(), revision).await.unwrap().next().await.unwrap();
+    store.keep_alive(lease.id).await.unwrap();
+    store.revoke(lease.id).await.unwrap();
+
+    let other = connect(&format!("etcd://pn:pw@{}/q", etcd.client)).await.unwrap();
+    assert_eq!(other.get(&[key("k")]).await.unwrap_err().kind(), StoreErrorKind::Denied);
+    let error = other.watch(&key("k"), Revision::ZERO).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Denied, "{error:?}");
+}

@@ -29,11 +29,35 @@ pub(super) fn was_not_reached(error: &Error) -> bool {
     false
 }
 
+/// Returns whether whoever asked is known, but may not have what was asked for.
+pub(super) fn is_not_permitted(error: &Error) -> bool {
+    said(error).contains(NOT_PERMITTED)
+}
+
+/// Returns what the member said.
+fn said(error: &Error) -> &str {
+    match error {
+        Error::GRpcStatus(status) => status.message(),
+        Error::WatchError(reason) | Error::LeaseKeepAliveError(reason) => reason,
+        Error::InvalidArgs(_)
+        | Error::InvalidUri(_)
+        | Error::IoError(_)
+        | Error::TransportError(_)
+        | Error::Utf8Error(_)
+        | Error::ElectError(_)
+        | Error::InvalidMetadataValue(_)
+        | Error::EndpointError(_)
+        | Error::EndpointsNotManaged
+        | Error::Internal(_) => "",
+    }
+}
+
 /// Returns the kind of a failure.
 pub(super) fn kind(error: &Error) -> StoreErrorKind {
     let status = match error {
         Error::GRpcStatus(status) => status,
         Error::LeaseKeepAliveError(reason) if reason == "lease not found" => return StoreErrorKind::LeaseEnded,
+        Error::WatchError(_) if is_not_permitted(error) => return StoreErrorKind::Denied,
         Error::InvalidArgs(_) | Error::InvalidUri(_) | Error::Utf8Error(_) | Error::InvalidMetadataValue(_) => {
             return StoreErrorKind::Invalid;
         }
@@ -65,6 +89,9 @@ pub(super) fn kind(error: &Error) -> StoreErrorKind {
         _ => StoreErrorKind::Unavailable,
     }
 }
+
+/// What etcd says to a user who lacks the right.
+const NOT_PERMITTED: &str = "permission denied";
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use etcd_client::{Client, Error, EventType, WatchOptions, WatchResponse, WatchStream};
 
 use super::cluster::{Call, Cluster, MESSAGE};
-use super::failure::error;
+use super::failure::{error, is_not_permitted};
 use super::message::{entry, octets, revision, signed};
 use crate::{Batch, Event, Key, Revision, StoreError, StoreErrorKind, Watch};
 
@@ -88,7 +88,8 @@ fn check(response: &WatchResponse, prefix: &Key) -> Result<(), StoreError> {
     }
     if response.canceled() {
         let reason = Error::WatchError(response.cancel_reason().to_owned());
-        return Err(StoreError::new(StoreErrorKind::Closed, "watch", prefix).with_source(reason));
+        let kind = if is_not_permitted(&reason) { StoreErrorKind::Denied } else { StoreErrorKind::Closed };
+        return Err(StoreError::new(kind, "watch", prefix).with_source(reason));
     }
     Ok(())
 }
