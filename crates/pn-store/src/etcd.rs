@@ -97,8 +97,7 @@ impl EtcdStore {
             .with_keep_alive(KEEP_ALIVE.0, KEEP_ALIVE.1)
             .with_keep_alive_while_idle(false)
             // A member that is cut off from the others would let a watch wait for ever.
-            .with_require_leader(true)
-            .with_auto_token_refresh(true);
+            .with_require_leader(true);
         if let Some(user) = options.user {
             connect = connect.with_user(user.name, user.password);
         }

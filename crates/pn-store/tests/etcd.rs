@@ -372,3 +372,61 @@ async fn a_user_of_the_prefix_alone_needs_no_more() {
     let error = other.watch(&key("k"), Revision::ZERO).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Denied, "{error:?}");
 }
+
+#[tokio::test]
+async fn a_token_of_an_older_revision_is_replaced() {
+    let signed = |dir: &Path| {
+        let openssl = |arguments: &str| {
+            let output = Command::new("openssl").args(arguments.split(' ')).current_dir(dir).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        };
+        openssl("genrsa -traditional -out jwt.key 2048");
+        openssl("rsa -in jwt.key -pubout -out jwt.pub");
+        let (public, private) = (dir.join("jwt.pub"), dir.join("jwt.key"));
+        let keys = format!("pub-key={},priv-key={}", public.display(), private.display());
+        vec![format!("--auth-token=jwt,{keys},sign-method=RS256,ttl=10m")]
+    };
+    let Some(etcd) = Etcd::start_with(signed).await else { return };
+    for command in ["user add root:r", "user grant-role root root", "auth enable"] {
+        etcd.ctl(&command.split(' ').collect::<Vec<_>>());
+    }
+    let store = connect(&format!("etcd://root:r@{}/p", etcd.client)).await.unwrap();
+    // Whatever is changed about users and roles makes every token old.
+    let change = |n: u8| etcd.ctl(&["--user=root:r", "role", "add", &n.to_string()]);
+    change(1);
+    store.get(&[key("k")]).await.unwrap();
+    change(2);
+    put(&*store, "k", "1").await;
+    change(3);
+    let lease = store.grant(Duration::from_secs(60)).await.unwrap();
+    change(4);
+    store.keep_alive(lease.id).await.unwrap();
+    change(5);
+    let mut watch = store.watch(&key("k"), Revision::ZERO).await.unwrap();
+    change(6);
+    store.revoke(lease.id).await.unwrap();
+    put(&*store, "k", "2").await;
+    timeout(Duration::from_secs(10), watch.next()).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_token_that_has_ended_is_replaced() {
+    let Some(etcd) = Etcd::start_with(|_| vec!["--auth-token-ttl=1".to_owned()]).await else { return };
+    for command in ["user add root:r", "user grant-role root root", "auth enable"] {
+        etcd.ctl(&command.split(' ').collect::<Vec<_>>());
+    }
+    let url = format!("etcd://root:r@{}/p", etcd.client);
+    let mut stores = Vec::new();
+    for _ in 0..6 {
+        stores.push(connect(&url).await.unwrap());
+    }
+    let lease = stores[0].grant(Duration::from_secs(60)).await.unwrap().id;
+    // A token ends a second or two after it was used. Each store has one of its own, and another call is its first after that.
+    sleep(Duration::from_secs(4)).await;
+    stores[0].watch(&key("k"), Revision::ZERO).await.unwrap();
+    stores[1].keep_alive(lease).await.unwrap();
+    stores[2].get(&[key("k")]).await.unwrap();
+    put(&*stores[3], "k", "1").await;
+    stores[4].grant(Duration::from_secs(60)).await.unwrap();
+    stores[5].revoke(lease).await.unwrap();
+}

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use etcd_client::{Client, ConnectOptions, Error};
 use tokio::sync::OnceCell;
 
-use super::failure::was_not_reached;
+use super::failure::{is_token_refused, was_not_reached};
 
 /// One of the servers of a cluster, with connections of its own: a client of many would go on asking one that is gone.
 pub(super) struct Member {
@@ -42,6 +42,8 @@ pub(super) struct Connection {
     url: String,
     options: ConnectOptions,
     client: OnceCell<Client>,
+    /// How many tokens the client has had after its first.
+    tokens: tokio::sync::Mutex<u64>,
 }
 
 /// Why a call was not answered.
@@ -54,10 +56,11 @@ pub(super) struct Failed {
 
 impl Connection {
     fn new(url: &str, options: &ConnectOptions) -> Arc<Self> {
-        Arc::new(Self { url: url.to_owned(), options: options.clone(), client: OnceCell::new() })
+        let (client, tokens) = (OnceCell::new(), tokio::sync::Mutex::default());
+        Arc::new(Self { url: url.to_owned(), options: options.clone(), client, tokens })
     }
 
-    /// Makes a call.
+    /// Makes a call; where its token is refused, once more with a new one.
     pub(super) async fn make<T, F: Future<Output = Result<T, Error>>>(
         &self,
         call: impl Fn(Client) -> F,
@@ -65,9 +68,27 @@ impl Connection {
         let connect = || Client::connect([&self.url], Some(self.options.clone()));
         let never_sent = |source| Failed { source, may_have_arrived: false };
         let client = self.client.get_or_try_init(connect).await.map_err(never_sent)?;
-        call(client.clone()).await.map_err(|source| {
+        let token = *self.tokens.lock().await;
+        let answer = match call(client.clone()).await {
+            Err(refusal) if is_token_refused(&refusal) => {
+                self.replace_token(client, token).await.map_err(never_sent)?;
+                call(client.clone()).await
+            }
+            answer => answer,
+        };
+        answer.map_err(|source| {
             let may_have_arrived = !was_not_reached(&source);
             Failed { source, may_have_arrived }
         })
+    }
+
+    /// Asks for a new token, unless somebody did since a call was made with this one: that costs the server a tenth of a second.
+    async fn replace_token(&self, client: &Client, token: u64) -> Result<(), Error> {
+        let mut tokens = self.tokens.lock().await;
+        if *tokens == token {
+            client.refresh_token().await?;
+            *tokens += 1;
+        }
+        Ok(())
     }
 }

@@ -34,6 +34,14 @@ pub(super) fn is_not_permitted(error: &Error) -> bool {
     said(error).contains(NOT_PERMITTED)
 }
 
+/// Returns whether a call was refused for the token that came with it, so that it was not made.
+pub(super) fn is_token_refused(error: &Error) -> bool {
+    let said = said(error);
+    // A watch whose token has ended is not permitted, older servers say.
+    [OLD_TOKEN, INVALID_TOKEN].iter().any(|refusal| said.contains(refusal))
+        || (matches!(error, Error::WatchError(_)) && is_not_permitted(error))
+}
+
 /// Returns what the member said.
 fn said(error: &Error) -> &str {
     match error {
@@ -74,6 +82,8 @@ pub(super) fn kind(error: &Error) -> StoreErrorKind {
     // The numbers of gRPC (https://grpc.io/docs/guides/status-codes/); etcd's own messages where one stands for several.
     match status.code() as i32 {
         3 if message.contains("authentication failed") || message.contains("user name") => StoreErrorKind::Denied,
+        // It was replaced, and is old again.
+        3 if message.contains(OLD_TOKEN) => StoreErrorKind::Unavailable,
         3 if message.contains("too many operations") || message.contains("too large") => StoreErrorKind::TooLarge,
         7 | 16 => StoreErrorKind::Denied,
         9 if message.contains("authentication is not enabled") => StoreErrorKind::Denied,
@@ -92,6 +102,12 @@ pub(super) fn kind(error: &Error) -> StoreErrorKind {
 
 /// What etcd says to a user who lacks the right.
 const NOT_PERMITTED: &str = "permission denied";
+
+/// What etcd says of a token that is older than some change of users or roles.
+const OLD_TOKEN: &str = "revision of auth store is old";
+
+/// What etcd says of a token that has ended, or that it does not know.
+const INVALID_TOKEN: &str = "invalid auth token";
 
 #[cfg(test)]
 mod tests {

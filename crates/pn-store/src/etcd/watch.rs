@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use etcd_client::{Client, Error, EventType, WatchOptions, WatchResponse, WatchStream};
 
 use super::cluster::{Call, Cluster, MESSAGE};
-use super::failure::{error, is_not_permitted};
+use super::failure::{error, is_not_permitted, is_token_refused};
 use super::message::{entry, octets, revision, signed};
 use crate::{Batch, Event, Key, Revision, StoreError, StoreErrorKind, Watch};
 
@@ -40,7 +40,12 @@ impl EtcdWatch {
             async move {
                 let mut client = client.watch_client().max_decoding_message_size(MESSAGE);
                 let mut stream = client.watch(start, Some(options)).await?;
-                Ok((stream.message().await?, stream))
+                let created = stream.message().await?;
+                let refusal = created.as_ref().filter(|created| created.canceled()).map(reason);
+                match refusal {
+                    Some(refusal) if is_token_refused(&refusal) => Err(refusal),
+                    Some(_) | None => Ok((created, stream)),
+                }
             }
         };
         let (created, stream) = cluster.ask(Call::Repeatable, "watch", prefix.as_str(), watch).await?;
@@ -81,13 +86,17 @@ impl EtcdWatch {
     }
 }
 
+fn reason(cancelled: &WatchResponse) -> Error {
+    Error::WatchError(cancelled.cancel_reason().to_owned())
+}
+
 /// Refuses an answer that ends a watch.
 fn check(response: &WatchResponse, prefix: &Key) -> Result<(), StoreError> {
     if response.compact_revision() > 0 {
         return Err(StoreError::new(StoreErrorKind::Compacted, "watch", prefix));
     }
     if response.canceled() {
-        let reason = Error::WatchError(response.cancel_reason().to_owned());
+        let reason = reason(response);
         let kind = if is_not_permitted(&reason) { StoreErrorKind::Denied } else { StoreErrorKind::Closed };
         return Err(StoreError::new(kind, "watch", prefix).with_source(reason));
     }
