@@ -152,7 +152,7 @@ impl Store for EtcdStore {
                     limit = part.len() / 2;
                     continue;
                 }
-                response => response?,
+                response => response?.0,
             };
             rest = beyond;
             let revision = revision(response.header());
@@ -182,7 +182,7 @@ impl Store for EtcdStore {
             };
             match self.cluster.ask(Call::Repeatable, "list", prefix, get).await {
                 Err(error) if error.kind() == StoreErrorKind::TooLarge && limit > 1 => limit /= 2,
-                response => break response?,
+                response => break response?.0,
             }
         };
         let entries = response.kvs().iter().map(entry).collect::<Result<_, _>>()?;
@@ -200,7 +200,7 @@ impl Store for EtcdStore {
             let transaction = transaction.clone();
             async move { kv(&client).txn(transaction).await }
         };
-        let response = self.cluster.ask(Call::Once, "commit", &object, commit).await?;
+        let (response, _) = self.cluster.ask(Call::Once, "commit", &object, commit).await?;
         if !response.succeeded() {
             return Ok(Outcome::Refused);
         }
@@ -214,7 +214,7 @@ impl Store for EtcdStore {
     async fn grant(&self, ttl: Duration) -> Result<Lease, StoreError> {
         let seconds = i64::try_from(ttl.as_millis().div_ceil(1000)).unwrap_or(i64::MAX).max(1);
         let grant = move |client: Client| async move { client.lease_client().grant(seconds, None).await };
-        let response = self.cluster.ask(Call::Repeatable, "grant", "a lease", grant).await?;
+        let (response, _) = self.cluster.ask(Call::Repeatable, "grant", "a lease", grant).await?;
         let ttl = Duration::from_secs(u64::try_from(response.ttl()).unwrap_or(0));
         Ok(Lease { id: LeaseId(response.id()), ttl })
     }

@@ -430,3 +430,38 @@ async fn a_token_that_has_ended_is_replaced() {
     stores[4].grant(Duration::from_secs(60)).await.unwrap();
     stores[5].revoke(lease).await.unwrap();
 }
+
+/// Older servers with TLS take 250 streams on one connection, and each watch is one.
+#[tokio::test]
+async fn many_watches_leave_room_for_calls() {
+    let Some(etcd) = Etcd::start_with(|_| vec!["--max-concurrent-streams=250".to_owned()]).await else { return };
+    let store = connect(&etcd.url("p")).await.unwrap();
+    let before = connections(etcd.client);
+    let mut watches = Vec::new();
+    for n in 0..260 {
+        let watch = store.watch(&key(&format!("k/{n}")), Revision::ZERO).await;
+        watches.push(watch.unwrap_or_else(|error| panic!("watch {n}: {error:?}")));
+    }
+    store.get(&[key("k")]).await.unwrap();
+    let revision = put(&*store, "k/259", "1").await;
+    assert_eq!(watches[259].next().await.unwrap().revision, revision);
+    assert_eq!(connections(etcd.client), before + 3);
+    watches.clear();
+    let begun = Instant::now();
+    while connections(etcd.client) > before {
+        assert!(begun.elapsed() < Duration::from_secs(10), "connections are let go");
+        sleep(Duration::from_millis(20)).await;
+    }
+    store.get(&[key("k")]).await.unwrap();
+}
+
+/// Counts the connections to an address of this machine, as the kernel lists them.
+fn connections(to: SocketAddr) -> usize {
+    let remote = format!("0100007F:{:04X}", to.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let established = |line: &&str| {
+        let mut columns = line.split_whitespace().skip(2);
+        columns.next() == Some(remote.as_str()) && columns.next() == Some("01")
+    };
+    table.lines().filter(established).count()
+}

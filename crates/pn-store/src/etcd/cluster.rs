@@ -20,13 +20,15 @@ pub(super) struct Cluster {
     current: Arc<AtomicUsize>,
 }
 
-/// How often a call may be made.
+/// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Call {
-    /// Twice changes nothing more.
+    /// What changes nothing more when it is done twice.
     Repeatable,
-    /// Once.
+    /// What may be done once.
     Once,
+    /// A watch. It goes on after its first answer, and may be asked for twice.
+    Watch,
 }
 
 /// How long a call may take.
@@ -49,14 +51,14 @@ impl Cluster {
     }
 
     /// Asks the member that answered last, and the next one where that fails or is silent for a while. The first answer counts. What
-    /// is made once goes to the next member only where it cannot have arrived.
+    /// may be done once goes to the next member only where it cannot have arrived. With the answer comes the connection that it came by.
     pub(super) async fn ask<T, F>(
         &self,
-        how: Call,
+        what: Call,
         operation: &'static str,
         object: &str,
         call: impl Fn(Client) -> F + Clone + Send + Sync + 'static,
-    ) -> Result<T, StoreError>
+    ) -> Result<(T, Arc<Connection>), StoreError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
@@ -69,14 +71,17 @@ impl Cluster {
         let mut failed = StoreError::new(StoreErrorKind::Invalid, operation, "a cluster without members");
         loop {
             if let Some(number) = next.next() {
-                let connection = self.member(number).connection();
+                let connection = self.member(number).connection(what);
                 silent.push((number, Arc::clone(&connection)));
                 let call = call.clone();
-                answers.spawn(async move { (number, connection.make(call).await) });
+                answers.spawn(async move {
+                    let answer = connection.make(call).await;
+                    (number, answer.map(|answer| (answer, connection)))
+                });
             } else if answers.is_empty() {
                 return Err(failed);
             }
-            let asks_another = how == Call::Repeatable && next.len() > 0;
+            let asks_another = what != Call::Once && next.len() > 0;
             let until = if asks_another { deadline.min(Instant::now() + TURN) } else { deadline };
             let (number, answer) = match timeout_at(until, answers.join_next()).await {
                 Ok(Some(Ok(answer))) => answer,
@@ -106,7 +111,7 @@ impl Cluster {
                         return Err(failed);
                     }
                     self.turn(number);
-                    if how == Call::Once && answer.may_have_arrived {
+                    if what == Call::Once && answer.may_have_arrived {
                         return Err(failed);
                     }
                 }

@@ -1,10 +1,11 @@
 //! Connections to the members of a cluster.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use etcd_client::{Client, ConnectOptions, Error};
 use tokio::sync::OnceCell;
 
+use super::cluster::Call;
 use super::failure::{is_token_refused, was_not_reached};
 
 /// One of the servers of a cluster, with connections of its own: a client of many would go on asking one that is gone.
@@ -13,28 +14,49 @@ pub(super) struct Member {
     options: ConnectOptions,
     /// What calls are made by.
     calls: Mutex<Arc<Connection>>,
+    /// What watches are carried by, each of which has its connection; the last one takes it with it.
+    watches: Mutex<Vec<Weak<Connection>>>,
 }
+
+/// How many watches share a connection. Each is a stream of it, and older servers with TLS take 250; what is beyond waits, calls too.
+const WATCHES: usize = 100;
 
 impl Member {
     /// Makes a member that nobody has connected to.
     pub(super) fn new(url: String, options: ConnectOptions) -> Self {
         let calls = Mutex::new(Connection::new(&url, &options));
-        Self { url, options, calls }
+        Self { url, options, calls, watches: Mutex::default() }
     }
 
-    /// Returns the connection to make a call by.
-    pub(super) fn connection(&self) -> Arc<Connection> {
-        Arc::clone(&self.calls.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Returns a connection to ask by.
+    pub(super) fn connection(&self, what: Call) -> Arc<Connection> {
+        if what != Call::Watch {
+            return Arc::clone(&lock(&self.calls));
+        }
+        let mut watches = lock(&self.watches);
+        watches.retain(|connection| connection.strong_count() > 0);
+        let has_room = |connection: &&Weak<Connection>| connection.strong_count() < WATCHES;
+        let with_room = watches.iter().filter(has_room).find_map(Weak::upgrade);
+        with_room.unwrap_or_else(|| {
+            let connection = Connection::new(&self.url, &self.options);
+            watches.push(Arc::downgrade(&connection));
+            connection
+        })
     }
 
-    /// Lets go of a connection that is silent, so that the next call is made by a new one: what was lost on the way may be sent again
-    /// minutes later only.
+    /// Lets go of a connection that is silent, so that nothing more is asked by it: what was lost on the way may be sent again minutes
+    /// later only.
     pub(super) fn forget(&self, connection: &Arc<Connection>) {
-        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        lock(&self.watches).retain(|other| !core::ptr::eq(other.as_ptr(), Arc::as_ptr(connection)));
+        let mut calls = lock(&self.calls);
         if Arc::ptr_eq(&calls, connection) {
             *calls = Connection::new(&self.url, &self.options);
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A connection to a member. It is opened by the first call, and again by the next one after it has ended.

@@ -1,11 +1,13 @@
 //! What follows a prefix of a cluster.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use etcd_client::{Client, Error, EventType, WatchOptions, WatchResponse, WatchStream};
 
 use super::cluster::{Call, Cluster, MESSAGE};
+use super::connection::Connection;
 use super::failure::{error, is_not_permitted, is_token_refused};
 use super::message::{entry, octets, revision, signed};
 use crate::{Batch, Event, Key, Revision, StoreError, StoreErrorKind, Watch};
@@ -17,6 +19,8 @@ pub(super) struct EtcdWatch {
     /// What was received and not told yet.
     ready: VecDeque<Batch>,
     has_ended: bool,
+    /// It lives as long as one of its watches.
+    _connection: Arc<Connection>,
 }
 
 impl core::fmt::Debug for EtcdWatch {
@@ -48,7 +52,7 @@ impl EtcdWatch {
                 }
             }
         };
-        let (created, stream) = cluster.ask(Call::Repeatable, "watch", prefix.as_str(), watch).await?;
+        let ((created, stream), connection) = cluster.ask(Call::Watch, "watch", prefix.as_str(), watch).await?;
         let closed = |kind| StoreError::new(kind, "watch", prefix);
         let created = created.ok_or_else(|| closed(StoreErrorKind::Closed))?;
         check(&created, prefix)?;
@@ -56,7 +60,8 @@ impl EtcdWatch {
         if from > revision(created.header()).next() {
             return Err(closed(StoreErrorKind::Compacted));
         }
-        Ok(Self { stream, prefix: prefix.clone(), ready: VecDeque::new(), has_ended: false })
+        let (prefix, ready) = (prefix.clone(), VecDeque::new());
+        Ok(Self { stream, prefix, ready, has_ended: false, _connection: connection })
     }
 
     fn receive(&mut self, response: Result<Option<WatchResponse>, Error>) -> Result<(), StoreError> {
