@@ -6,7 +6,8 @@ use pn_core::{AppId, ApplyError, Change, ContainerId, Generation, Node, NodeId, 
 
 use super::{Registry, RegistryError};
 use crate::layout::{self, Head};
-use crate::{Entry, Key, Revision, StoreExt};
+use crate::store::list_families;
+use crate::{Entry, Key, Listing, Revision, StoreExt};
 
 impl Registry {
     /// Reads the whole state, as of one revision.
@@ -14,14 +15,19 @@ impl Registry {
     /// # Errors
     /// [`RegistryError`].
     pub async fn state(&self) -> Result<State, RegistryError> {
-        self.state_at(None).await.map(|(_, state)| state)
+        self.state_and_revision().await.map(|(state, _)| state)
     }
 
-    pub(crate) async fn state_at(&self, at: Option<Revision>) -> Result<(Revision, State), RegistryError> {
-        let (revision, entries) = self.store.list_all(&Key::all(), at).await?;
+    pub(crate) async fn state_and_revision(&self) -> Result<(State, Revision), RegistryError> {
+        let (revision, entries) = self.list(&layout::state()).await?;
         let records = records(&entries)?;
         let generation = self.generation(revision, &entries)?;
-        Ok((revision, State::load(self.region.clone(), generation, records)?))
+        Ok((State::load(self.region.clone(), generation, records)?, revision))
+    }
+
+    /// Reads everything with one of some prefixes, as of one revision.
+    pub(crate) async fn list(&self, prefixes: &[Key]) -> Result<(Revision, Vec<Entry>), RegistryError> {
+        Ok(list_families(&*self.store, prefixes, None, Listing::LIMIT).await?)
     }
 
     pub(crate) fn generation(&self, revision: Revision, entries: &[Entry]) -> Result<Generation, RegistryError> {

@@ -1,5 +1,7 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "what is not expected is all the same here")]
 
+pub(crate) mod staged;
+
 use core::time::Duration;
 
 use pn_core::{
@@ -8,8 +10,9 @@ use pn_core::{
 };
 use proptest::prelude::*;
 
+use self::staged::{Stage, Staged};
 use super::*;
-use crate::{ManualClock, MemoryStore, StoreExt as _};
+use crate::{Listing, ManualClock, MemoryStore, Page, StoreExt as _};
 
 pub(crate) fn project(n: u8) -> ProjectId {
     ProjectId::from_u128(n.into())
@@ -288,4 +291,102 @@ async fn what_has_drained_is_removed_where_it_is() {
     clock.set(Timestamp::from_millis(5001));
     assert_eq!(registry.remove_drained(project(1), node(1)).await.unwrap(), 2);
     assert_eq!(registry.state().await.unwrap().containers(NetworkId::from_u128(1)).count(), 2);
+}
+
+/// A client that takes no more than so many octets at once, as that of etcd does.
+#[derive(Debug)]
+pub(crate) struct Narrow;
+
+impl Stage for Narrow {
+    fn page(&self, page: &Page) -> Result<(), StoreError> {
+        const MOST: usize = 4 << 20;
+        let octets: usize = page.entries.iter().map(|entry| entry.key.as_str().len() + entry.value.len()).sum();
+        match octets <= MOST {
+            true => Ok(()),
+            false => Err(StoreError::new(StoreErrorKind::TooLarge, "list", format!("{octets} octets"))),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_nodes_say_and_answer_is_no_part_of_a_state() {
+    let (store, registry) = begun().await;
+    let (state, mut backup) = (registry.state().await.unwrap(), Vec::new());
+    registry.backup(&mut backup).await.unwrap();
+    for n in 0..100 {
+        for family in ["seen/a/", "status/", "applied/a/", "confirm/", "recall/"] {
+            let key: Key = format!("{family}{n:03}").parse().unwrap();
+            store.commit(Transaction::new().put(key, vec![b'x'; 50_000])).await.unwrap();
+        }
+    }
+    let registry = Registry::new(Arc::new(Staged::new(store, Narrow)), Region::default());
+    let read = registry.state().await.unwrap();
+    assert_eq!(read.records(), state.records());
+    assert!(read.generation() > state.generation(), "it is as of the store's own revision");
+    assert_eq!(registry.backup(&mut Vec::new()).await.unwrap().records, state.records().len() as u64);
+    assert_eq!(registry.restore(&mut &*backup).await.unwrap().written, 0);
+    assert_eq!(registry.recall(Duration::ZERO).await.unwrap().missing, []);
+}
+
+#[tokio::test]
+async fn a_state_is_read_as_of_one_revision_whoever_writes_meanwhile() {
+    /// Adds a project before each page.
+    #[derive(Debug)]
+    struct Writer;
+
+    #[async_trait::async_trait]
+    impl Stage for Writer {
+        async fn before_page(&self, store: &MemoryStore, _: &Listing) {
+            let other = Registry::new(Arc::new(store.clone()), Region::default());
+            let n = u8::try_from(other.state().await.unwrap().projects().count()).unwrap() + 1;
+            other.apply(Change::AddProject(Project::new(project(n), "p".parse().unwrap()))).await.unwrap();
+        }
+    }
+
+    let (store, registry) = begun().await;
+    let other = Registry::new(Arc::new(Staged::new(store, Writer)), Region::default());
+    assert_eq!(other.state().await.unwrap().projects().count(), 2, "as of when the first page was read");
+    assert!(registry.state().await.unwrap().projects().count() > 2, "others wrote while it was read");
+}
+
+#[tokio::test]
+async fn history_that_is_forgotten_between_two_pages_is_read_anew() {
+    /// Forgets history before a page that is not the first, so many times.
+    #[derive(Debug)]
+    struct Compacting(std::sync::atomic::AtomicU32);
+
+    #[async_trait::async_trait]
+    impl Stage for Compacting {
+        async fn before_page(&self, store: &MemoryStore, listing: &Listing) {
+            use std::sync::atomic::Ordering::Relaxed;
+            let is_first = listing.at.is_none();
+            if !is_first && self.0.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
+                for _ in 0..2 {
+                    store.commit(Transaction::new().put("other".parse().unwrap(), "")).await.unwrap();
+                }
+                store.compact(store.get(&[]).await.unwrap().revision).await.unwrap();
+            }
+        }
+    }
+
+    let (store, registry) = begun().await;
+    for n in 1..=250 {
+        registry.apply(start(n, 1, n, 1)).await.unwrap();
+    }
+    let all = Key::all();
+    for (times, is_read) in [(1, true), (3, true), (4, false)] {
+        let staged = || Staged::new(store.clone(), Compacting(times.into()));
+        let (_, entries) = store.list_all(&all, None).await.unwrap();
+        assert!(entries.len() > Listing::LIMIT.get(), "there are two pages");
+        match staged().list_all(&all, None).await {
+            Ok(read) => assert!(is_read && read.1.len() >= entries.len()),
+            Err(error) => assert!(!is_read && error.kind() == StoreErrorKind::Compacted, "{error}"),
+        }
+        let read = Registry::new(Arc::new(staged()), Region::default()).state().await;
+        assert_eq!(read.is_ok(), is_read);
+    }
+    // Whoever wants one revision gets that one or none.
+    let (then, _) = store.get_one(&all).await.unwrap();
+    let error = Staged::new(store, Compacting(1.into())).list_all(&all, Some(then)).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Compacted);
 }
