@@ -1,0 +1,72 @@
+use std::sync::Arc;
+
+use pn_core::{Change, Node, PublicKey, Region};
+
+use super::*;
+use crate::registry::tests::Narrow;
+use crate::registry::tests::staged::Staged;
+use crate::{Follower, MemoryStore, Store};
+
+fn node(n: u8) -> Node {
+    let (underlay, tunnel) = (([192, 0, 2, n], 51820).into(), [100, 64, 0, n].into());
+    Node::new(NodeId::from_u128(n.into()), "n".parse().unwrap(), underlay, tunnel, PublicKey::new([n; 32]))
+}
+
+fn registry(store: impl Store + 'static) -> Registry {
+    Registry::new(Arc::new(store), Region::default())
+}
+
+/// A reporter of a node, and the follower that it is of.
+async fn reporter(registry: &Registry, n: u8) -> (Follower, Reporter) {
+    let follower = Follower::new(registry.join(node(n), Duration::from_secs(60)).await.unwrap());
+    let reporter = Reporter::new(follower.progress());
+    (follower, reporter)
+}
+
+fn status() -> NodeStatus {
+    NodeStatus::new(Generation::new(1), "test", "none")
+}
+
+#[tokio::test]
+async fn nodes_in_trouble_leave_the_statuses_small_enough_to_be_read() {
+    let registry = registry(Staged::new(MemoryStore::new(), Narrow));
+    let mut status = status();
+    status.failures = (0..1000).map(|n| format!("{n}: {}", "no space ".repeat(30))).collect();
+    status.failures[1] = "é".repeat(1000);
+    status.held = Some(Held { generation: Generation::new(2), reason: "x".repeat(100_000) });
+    let mut followers = Vec::new();
+    for n in 1..=200 {
+        let (follower, mut reporter) = reporter(&registry, n).await;
+        reporter.report(status.clone(), None).await.unwrap();
+        followers.push(follower);
+    }
+    let statuses = registry.statuses().await.unwrap();
+    assert_eq!(statuses.len(), 200);
+    for reported in statuses.into_values() {
+        let NodeStatus { failures, held, .. } = reported.status.unwrap();
+        assert_eq!((failures.len(), &*failures[50]), (51, "and 950 more"));
+        assert_eq!(failures[0], status.failures[0], "what is short is whole");
+        assert!(failures.iter().all(|line| line.len() <= Reporter::LINE));
+        assert_eq!(failures[1], format!("{}…", "é".repeat(148)), "a character is not cut");
+        assert_eq!(held.unwrap().reason.len(), Reporter::REASON);
+    }
+    registry.state().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_that_is_larger_than_a_message_is_read_whole() {
+    let registry = registry(Staged::new(MemoryStore::new(), Narrow));
+    let line = Record::Node(node(1)).to_json();
+    let lines = vec![line; 200].join("\n");
+    let keys = (5 << 20) / lines.len();
+    let put = |name: &str, value: &str| {
+        let key = format!("{}{name}", layout::seen(node(1).id)).parse().unwrap();
+        registry.store().commit(Transaction::new().put(key, value))
+    };
+    for n in 0..keys {
+        put(&format!("{n:06}"), &lines).await.unwrap();
+    }
+    put("done", "7 9").await.unwrap();
+    let answer = registry.answer(node(1).id, Revision::new(7)).await.unwrap().unwrap();
+    assert_eq!((answer.generation, answer.records.len()), (Generation::new(9), 200 * keys));
+}
