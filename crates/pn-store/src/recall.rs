@@ -57,7 +57,8 @@ const DONE: &str = "done";
 impl Registry {
     /// Asks by a key that nodes look at, and returns the revision that answers name.
     pub(crate) async fn ask(&self, key: Key) -> Result<Revision, RegistryError> {
-        let mark = self.clock().now().as_millis().to_string();
+        // No two questions are the same, even where a store went back and says a revision again.
+        let mark = format!("{} {:016x}", self.clock().now().as_millis(), self.clock().random());
         match self.store().commit(Transaction::new().put(key, mark)).await? {
             Outcome::Committed(revision) => Ok(revision),
             Outcome::Refused => Ok(Revision::ZERO),

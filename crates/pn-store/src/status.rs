@@ -150,8 +150,9 @@ pub struct Reporter {
     progress: Progress,
     /// What was reported last, and when.
     last: Option<(NodeStatus, Instant)>,
-    /// The last call for what nodes see that was answered.
-    recalled: Revision,
+    /// The last calls for what nodes see that were answered. A store that went back to an earlier state may say the same
+    /// revision again, or an earlier one.
+    recalled: Vec<Entry>,
 }
 
 impl Reporter {
@@ -173,7 +174,7 @@ impl Reporter {
     /// Makes the reporter of a follower's node.
     #[must_use]
     pub const fn new(progress: Progress) -> Self {
-        Self { progress, last: None, recalled: Revision::ZERO }
+        Self { progress, last: None, recalled: Vec::new() }
     }
 
     /// Reports what is applied: to be called whenever that changed, and every second or so.
@@ -236,9 +237,11 @@ impl Reporter {
         let registry = self.progress.registry();
         let node = self.progress.node();
         let asked = registry.store().get(&[layout::recall(), layout::recall_of(node)]).await?.entries;
-        let asked = asked.into_iter().flatten().map(|asked| asked.revision).max();
-        let Some(asked) = asked.filter(|asked| *asked > self.recalled) else { return Ok(()) };
-        recall::publish(registry, node, plan, asked).await?;
+        let asked: Vec<Entry> = asked.into_iter().flatten().collect();
+        let Some(last) = asked.iter().map(|asked| asked.revision).max().filter(|_| asked != self.recalled) else {
+            return Ok(());
+        };
+        recall::publish(registry, node, plan, last).await?;
         self.recalled = asked;
         Ok(())
     }

@@ -70,3 +70,37 @@ async fn an_answer_that_is_larger_than_a_message_is_read_whole() {
     let answer = registry.answer(node(1).id, Revision::new(7)).await.unwrap().unwrap();
     assert_eq!((answer.generation, answer.records.len()), (Generation::new(9), 200 * keys));
 }
+
+#[tokio::test]
+async fn a_question_is_answered_once_and_anew_where_the_store_went_back() {
+    /// A store that has seen so many changes.
+    async fn after(changes: u32) -> MemoryStore {
+        let store = MemoryStore::new();
+        registry(store.clone()).apply(Change::AddNode(node(1))).await.unwrap();
+        for n in 0..changes {
+            store.commit(Transaction::new().put("x".parse().unwrap(), n.to_string())).await.unwrap();
+        }
+        store
+    }
+
+    let staged = Staged::new(after(100).await, ());
+    let registry = registry(staged.clone());
+    let (_follower, mut reporter) = reporter(&registry, 1).await;
+    let (id, plan) = (node(1).id, NodePlan::empty(node(1).id, Generation::new(1)));
+    let earlier = registry.ask(layout::recall()).await.unwrap();
+    reporter.report(status(), Some(&plan)).await.unwrap();
+    assert!(registry.answer(id, earlier).await.unwrap().is_some());
+    let (answered, _) = staged.get_one(&layout::recall()).await.unwrap();
+    reporter.report(status(), Some(&plan)).await.unwrap();
+    assert_eq!(staged.get_one(&layout::recall()).await.unwrap().0, answered, "it is said once");
+    // Another history: fewer changes, and as many.
+    for (changes, is_same) in [(10, false), (earlier.get() as u32 - 2, true)] {
+        staged.replace(after(changes).await);
+        for (key, is_first) in [(layout::recall(), true), (layout::recall_of(id), false)] {
+            let asked = registry.ask(key).await.unwrap();
+            assert!(if is_same { !is_first || asked == earlier } else { asked < earlier });
+            reporter.report(status(), Some(&plan)).await.unwrap();
+            assert!(registry.answer(id, asked).await.unwrap().is_some(), "{asked} after {earlier}");
+        }
+    }
+}
