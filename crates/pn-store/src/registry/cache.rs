@@ -58,8 +58,13 @@ impl Cache {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn project(&self, id: ProjectId, revision: Revision) -> Option<Arc<Project>> {
-        self.lock().projects.get(&id).filter(|project| project.revision == revision).cloned()
+    /// Returns what was read of a project with this head.
+    ///
+    /// A revision alone does not tell: a store that went back to an earlier state says it again of something else. The last
+    /// mark in the head is random.
+    pub(super) fn project(&self, id: ProjectId, revision: Revision, head: &Head) -> Option<Arc<Project>> {
+        let inner = self.lock();
+        inner.projects.get(&id).filter(|project| project.revision == revision && project.head == *head).cloned()
     }
 
     pub(super) fn put_project(&self, id: ProjectId, project: Arc<Project>) {

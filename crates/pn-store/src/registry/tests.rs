@@ -390,3 +390,28 @@ async fn history_that_is_forgotten_between_two_pages_is_read_anew() {
     let error = Staged::new(store, Compacting(1.into())).list_all(&all, Some(then)).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Compacted);
 }
+
+#[tokio::test]
+async fn what_was_read_before_the_store_went_back_is_not_believed() {
+    /// A store as it was when a snapshot was taken.
+    async fn snapshot() -> MemoryStore {
+        let store = MemoryStore::new();
+        let clock = Arc::new(ManualClock::new(Timestamp::ZERO, 1));
+        make(&Registry::new(Arc::new(store.clone()), Region::default()).with_clock(clock), 1).await;
+        store
+    }
+
+    let store = Staged::new(snapshot().await, ());
+    let new = |store| Registry::new(store, Region::default());
+    let old = new(Arc::new(store.clone()));
+    let one = old.apply(start(1, 1, 1, 1)).await.unwrap();
+    store.replace(snapshot().await);
+    let two = new(Arc::new(store.clone())).apply(start(2, 1, 2, 1)).await.unwrap();
+    let (of_one, of_two) = (one.container(ContainerId::from_u128(1)), two.container(ContainerId::from_u128(2)));
+    assert_eq!((one.revision(), of_one.unwrap().address), (two.revision(), of_two.as_ref().unwrap().address));
+    let ready = Change::Ready(ContainerId::from_u128(1));
+    let refused = old.apply(ready).await.expect_err("container 1 is no more");
+    assert!(matches!(refused, RegistryError::Refused(pn_core::ApplyError::UnknownContainer { .. })), "{refused:?}");
+    let state = old.state().await.unwrap();
+    assert_eq!(state.containers(NetworkId::from_u128(1)).collect::<Vec<_>>(), [of_two.unwrap()]);
+}
