@@ -319,7 +319,7 @@ async fn what_nodes_say_and_answer_is_no_part_of_a_state() {
             store.commit(Transaction::new().put(key, vec![b'x'; 50_000])).await.unwrap();
         }
     }
-    let registry = Registry::new(Arc::new(Staged::new(store, Narrow)), Region::default());
+    let registry = Registry::new(Staged::new(store, Narrow), Region::default());
     let read = registry.state().await.unwrap();
     assert_eq!(read.records(), state.records());
     assert!(read.generation() > state.generation(), "it is as of the store's own revision");
@@ -344,7 +344,7 @@ async fn a_state_is_read_as_of_one_revision_whoever_writes_meanwhile() {
     }
 
     let (store, registry) = begun().await;
-    let other = Registry::new(Arc::new(Staged::new(store, Writer)), Region::default());
+    let other = Registry::new(Staged::new(store, Writer), Region::default());
     assert_eq!(other.state().await.unwrap().projects().count(), 2, "as of when the first page was read");
     assert!(registry.state().await.unwrap().projects().count() > 2, "others wrote while it was read");
 }
@@ -382,7 +382,7 @@ async fn history_that_is_forgotten_between_two_pages_is_read_anew() {
             Ok(read) => assert!(is_read && read.1.len() >= entries.len()),
             Err(error) => assert!(!is_read && error.kind() == StoreErrorKind::Compacted, "{error}"),
         }
-        let read = Registry::new(Arc::new(staged()), Region::default()).state().await;
+        let read = Registry::new(staged(), Region::default()).state().await;
         assert_eq!(read.is_ok(), is_read);
     }
     // Whoever wants one revision gets that one or none.
@@ -402,11 +402,11 @@ async fn what_was_read_before_the_store_went_back_is_not_believed() {
     }
 
     let store = Staged::new(snapshot().await, ());
-    let new = |store| Registry::new(store, Region::default());
-    let old = new(Arc::new(store.clone()));
+    let new = || Registry::new(store.clone(), Region::default());
+    let old = new();
     let one = old.apply(start(1, 1, 1, 1)).await.unwrap();
     store.replace(snapshot().await);
-    let two = new(Arc::new(store.clone())).apply(start(2, 1, 2, 1)).await.unwrap();
+    let two = new().apply(start(2, 1, 2, 1)).await.unwrap();
     let (of_one, of_two) = (one.container(ContainerId::from_u128(1)), two.container(ContainerId::from_u128(2)));
     assert_eq!((one.revision(), of_one.unwrap().address), (two.revision(), of_two.as_ref().unwrap().address));
     let ready = Change::Ready(ContainerId::from_u128(1));
@@ -414,4 +414,63 @@ async fn what_was_read_before_the_store_went_back_is_not_believed() {
     assert!(matches!(refused, RegistryError::Refused(pn_core::ApplyError::UnknownContainer { .. })), "{refused:?}");
     let state = old.state().await.unwrap();
     assert_eq!(state.containers(NetworkId::from_u128(1)).collect::<Vec<_>>(), [of_two.unwrap()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_made_is_known_however_much_others_wrote_while_the_answer_was_lost() {
+    /// Others start some containers when a transaction was made, or is about to be, and its answer is lost.
+    #[derive(Debug, Default)]
+    struct Busy(std::sync::Mutex<[Option<std::ops::Range<u32>>; 2]>);
+
+    impl Busy {
+        async fn start(&self, which: usize, store: &MemoryStore) -> Result<(), StoreError> {
+            let Some(others) = self.0.lock().unwrap()[which].take() else { return Ok(()) };
+            let other = Registry::new(Arc::new(store.clone()), Region::default());
+            for n in others {
+                other.apply(start(n, 1, n, 1)).await.unwrap();
+            }
+            Err(StoreError::new(StoreErrorKind::Unavailable, "commit", "the answer is lost"))
+        }
+    }
+
+    #[async_trait::async_trait]
+    impl Stage for Busy {
+        async fn committing(&self, store: &MemoryStore) -> Result<(), StoreError> {
+            self.start(0, store).await
+        }
+
+        async fn committed(&self, store: &MemoryStore) -> Result<(), StoreError> {
+            self.start(1, store).await
+        }
+    }
+
+    let (store, other) = begun().await;
+    other.apply(Change::AddProject(Project::new(project(2), "p".parse().unwrap()))).await.unwrap();
+    let staged = Staged::new(store, Busy::default());
+    let registry = Registry::new(staged.clone(), Region::default());
+    let (added, first) = (AppId::from_u128(7), ContainerId::from_u128(1));
+    let replace = Change::Replace { container: ContainerId::from_u128(2), replaces: first, node: node(2) };
+    for (n, change) in (1..).zip([
+        start(1, 1, 1, 1),
+        Change::Ready(first),
+        replace.clone(),
+        Change::AddApp(App::new(added, project(1), "a".parse().unwrap())),
+        Change::RemoveApp(added),
+        Change::RemoveProject(project(2)),
+        Change::AddProject(Project::new(project(3), "p".parse().unwrap())),
+        Change::EnablePrivateNetwork(NetworkRequest::new(project(3), NetworkId::from_u128(3), terms())),
+        Change::AddNode(some_node(3, 1, 1)),
+        Change::RemoveNode(node(3)),
+    ]) {
+        staged.stage.0.lock().unwrap()[1] = Some(20 * n..20 * n + 17);
+        registry.apply(change.clone()).await.unwrap_or_else(|error| panic!("{change:?} was made: {error:?}"));
+    }
+    // What was not made, and is another's by now, is refused.
+    for (n, change) in [(220, start(500, 1, 220, 1)), (240, start(240, 1, 240, 2))] {
+        staged.stage.0.lock().unwrap()[0] = Some(n..n + 17);
+        registry.apply(change.clone()).await.map(drop).expect_err("others were faster");
+    }
+    let state = registry.state().await.unwrap();
+    assert_eq!(state.containers(NetworkId::from_u128(1)).count(), 2 + 12 * 17);
+    assert_eq!(state.projects().map(|project| project.id).collect::<Vec<_>>(), [project(1), project(3)]);
 }

@@ -12,8 +12,8 @@ fn node(n: u8) -> Node {
     Node::new(NodeId::from_u128(n.into()), "n".parse().unwrap(), underlay, tunnel, PublicKey::new([n; 32]))
 }
 
-fn registry(store: impl Store + 'static) -> Registry {
-    Registry::new(Arc::new(store), Region::default())
+fn registry(store: Arc<dyn Store>) -> Registry {
+    Registry::new(store, Region::default())
 }
 
 /// A reporter of a node, and the follower that it is of.
@@ -76,7 +76,7 @@ async fn a_question_is_answered_once_and_anew_where_the_store_went_back() {
     /// A store that has seen so many changes.
     async fn after(changes: u32) -> MemoryStore {
         let store = MemoryStore::new();
-        registry(store.clone()).apply(Change::AddNode(node(1))).await.unwrap();
+        registry(Arc::new(store.clone())).apply(Change::AddNode(node(1))).await.unwrap();
         for n in 0..changes {
             store.commit(Transaction::new().put("x".parse().unwrap(), n.to_string())).await.unwrap();
         }

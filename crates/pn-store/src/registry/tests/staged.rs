@@ -21,6 +21,11 @@ pub(crate) trait Stage: fmt::Debug + Send + Sync {
         Ok(())
     }
 
+    /// Is called before each transaction, and says whether it reaches the store.
+    async fn committing(&self, _store: &MemoryStore) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Is called after each transaction, and says whether its answer arrives.
     async fn committed(&self, _store: &MemoryStore) -> Result<(), StoreError> {
         Ok(())
@@ -30,16 +35,16 @@ pub(crate) trait Stage: fmt::Debug + Send + Sync {
 /// Nothing happens.
 impl Stage for () {}
 
-/// A store in memory with a stage. Clones share both.
-#[derive(Debug, Clone)]
+/// A store in memory with a stage.
+#[derive(Debug)]
 pub(crate) struct Staged<S> {
-    store: Arc<Mutex<MemoryStore>>,
-    pub(crate) stage: Arc<S>,
+    store: Mutex<MemoryStore>,
+    pub(crate) stage: S,
 }
 
 impl<S: Stage> Staged<S> {
-    pub(crate) fn new(store: MemoryStore, stage: S) -> Self {
-        Self { store: Arc::new(Mutex::new(store)), stage: Arc::new(stage) }
+    pub(crate) fn new(store: MemoryStore, stage: S) -> Arc<Self> {
+        Arc::new(Self { store: Mutex::new(store), stage })
     }
 
     /// Puts another store in the place of what there is, as whoever restores an old snapshot does.
@@ -66,6 +71,7 @@ impl<S: Stage> Store for Staged<S> {
     }
 
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
+        self.stage.committing(&self.store()).await?;
         let outcome = self.store().commit(transaction).await?;
         self.stage.committed(&self.store()).await?;
         Ok(outcome)
