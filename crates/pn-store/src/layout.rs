@@ -174,6 +174,11 @@ pub(crate) fn confirm(node: NodeId) -> Key {
     key(&format!("confirm/{node}"))
 }
 
+/// Returns the keys under no lease of what a node says and is told, which go with the node.
+pub(crate) fn said(node: NodeId) -> [Key; 3] {
+    [status(node), confirm(node), recall_of(node)]
+}
+
 pub(crate) fn offset() -> Key {
     key("offset")
 }

@@ -246,9 +246,12 @@ impl Registry {
                 false => Err(refused.into()),
             };
         }
-        let (transaction, heads) = write(&share, mark);
+        let (mut transaction, heads) = write(&share, mark);
         if transaction.operations.is_empty() {
             return Ok(Attempt::Made(Box::new(Applied { revision: share.revision, state: share.state })));
+        }
+        if let Change::RemoveNode(node) = change {
+            transaction.operations.extend(layout::said(*node).map(Operation::Delete));
         }
         let count = transaction.operations.len();
         if count > MOST_WRITES {

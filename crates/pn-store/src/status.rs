@@ -10,7 +10,10 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::follower::Progress;
 use crate::store::list_families;
-use crate::{Entry, Key, Registry, RegistryError, Revision, StoreExt, Transaction, layout, recall};
+use crate::{
+    Entry, Key, LeaseId, Outcome, Precondition, Registry, RegistryError, Revision, StoreExt, Transaction, layout,
+    recall,
+};
 
 /// What a node says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,8 +151,8 @@ const PAGE: NonZeroUsize = NonZeroUsize::new(128).expect("128 is not zero");
 #[derive(Debug)]
 pub struct Reporter {
     progress: Progress,
-    /// What was reported last, and when.
-    last: Option<(NodeStatus, Instant)>,
+    /// What was reported last, when, and under which lease.
+    last: Option<(NodeStatus, Instant, LeaseId)>,
     /// The last calls for what nodes see that were answered. A store that went back to an earlier state may say the same
     /// revision again, or an earlier one.
     recalled: Vec<Entry>,
@@ -192,7 +195,7 @@ impl Reporter {
 
         let status = status.bounded();
         let result = self.tell(&status, &told).await;
-        if result.is_err() {
+        if !matches!(result, Ok(true)) {
             self.progress.put_back(status.applied, told);
         }
         result?;
@@ -202,13 +205,15 @@ impl Reporter {
         }
     }
 
-    async fn tell(&mut self, status: &NodeStatus, told: &BTreeMap<NetworkId, Revision>) -> Result<(), RegistryError> {
+    /// Writes what is new, where the node is there; `false` where it is not.
+    async fn tell(&mut self, status: &NodeStatus, told: &BTreeMap<NetworkId, Revision>) -> Result<bool, RegistryError> {
         let registry = self.progress.registry();
         let (node, lease) = (self.progress.node(), self.progress.lease());
         let mut puts = Vec::new();
-        let is_new = self.last.as_ref().is_none_or(|(last, at)| {
+        let is_new = self.last.as_ref().is_none_or(|(last, at, under)| {
             let counted = NodeStatus { counters: status.counters.clone(), ..last.clone() };
-            counted != *status || at.elapsed() >= Self::COUNTERS && last != status
+            // Whoever joined again may have been removed before, with what it had said.
+            counted != *status || *under != lease || at.elapsed() >= Self::COUNTERS && last != status
         });
         if is_new {
             let at_ms = registry.clock().now().as_millis();
@@ -224,12 +229,16 @@ impl Reporter {
                 Some(lease) => transaction.put_leased(key.clone(), value.clone(), *lease),
                 None => transaction.put(key.clone(), value.clone()),
             };
-            registry.store().commit(chunk.iter().fold(Transaction::new(), put)).await?;
+            // Nothing is left of a node that is removed.
+            let begun = Transaction::new().when(Precondition::Present(layout::node(node)));
+            if registry.store().commit(chunk.iter().fold(begun, put)).await? == Outcome::Refused {
+                return Ok(false);
+            }
         }
         if is_new {
-            self.last = Some((status.clone(), Instant::now()));
+            self.last = Some((status.clone(), Instant::now(), lease));
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Says what the node sees where somebody asks.

@@ -1,11 +1,11 @@
 use std::sync::Arc;
 
-use pn_core::{Change, Node, PublicKey, Region};
+use pn_core::{Change, Followed, Node, PlanSource as _, PublicKey, Region};
 
 use super::*;
 use crate::registry::tests::Narrow;
 use crate::registry::tests::staged::Staged;
-use crate::{Follower, MemoryStore, Store};
+use crate::{Fault, Faulty, Follower, MemoryStore, Store};
 
 fn node(n: u8) -> Node {
     let (underlay, tunnel) = (([192, 0, 2, n], 51820).into(), [100, 64, 0, n].into());
@@ -103,4 +103,43 @@ async fn a_question_is_answered_once_and_anew_where_the_store_went_back() {
             assert!(registry.answer(id, asked).await.unwrap().is_some(), "{asked} after {earlier}");
         }
     }
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_node_that_was_removed() {
+    let store = Faulty::new(MemoryStore::new());
+    let registry = registry(Arc::new(store.clone()));
+    for n in 1..=3 {
+        let (follower, mut reporter) = reporter(&registry, n).await;
+        let (id, progress) = (node(n).id, follower.progress());
+        reporter.report(status(), None).await.unwrap();
+        registry.confirm(id, Generation::new(1)).await.unwrap();
+        assert_eq!(registry.applied_plan(id, Duration::ZERO).await.unwrap(), None);
+        store.queue([Fault::After].into_iter().filter(|_| n == 2));
+        registry.apply(Change::RemoveNode(id)).await.unwrap();
+        // The agent has not ended yet.
+        let more = NodeStatus { applied: Generation::new(2), ..status() };
+        reporter.report(more, None).await.unwrap();
+        progress.leave().await.unwrap();
+    }
+    let (_, left) = store.list_all(&Key::all(), None).await.unwrap();
+    assert_eq!(left, []);
+}
+
+#[tokio::test]
+async fn a_node_that_joins_again_says_again_what_it_is() {
+    let registry = registry(Arc::new(MemoryStore::new()));
+    let (mut follower, mut reporter) = reporter(&registry, 1).await;
+    let says = async || registry.statuses().await.unwrap().remove(&node(1).id)?.status;
+    reporter.report(status(), None).await.unwrap();
+    assert_eq!(says().await, Some(status()));
+    registry.apply(Change::RemoveNode(node(1).id)).await.unwrap();
+    let lease = follower.progress().lease();
+    registry.store().revoke(lease).await.unwrap();
+    while !matches!(follower.next().await, Followed::Fenced(_)) {}
+    while !matches!(follower.next().await, Followed::Plan(_)) {}
+    assert_ne!(follower.progress().lease(), lease);
+    assert_eq!(says().await, None);
+    reporter.report(status(), None).await.unwrap();
+    assert_eq!(says().await, Some(status()));
 }
