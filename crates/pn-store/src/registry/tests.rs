@@ -5,8 +5,8 @@ pub(crate) mod staged;
 use core::time::Duration;
 
 use pn_core::{
-    App, AppId, Availability, ContainerId, ContainerType, Families, Hosting, NetworkRequest, Node, NodeId, Policy,
-    Project, PublicKey, Slot, Subnet, Terms, Timestamp, Vni,
+    App, AppId, Availability, ContainerId, ContainerType, Families, Hosting, NetworkRequest, Node, NodeId, Phase,
+    Policy, Project, PublicKey, Slot, Subnet, Terms, Timestamp, Vni,
 };
 use proptest::prelude::*;
 
@@ -473,4 +473,43 @@ async fn what_was_made_is_known_however_much_others_wrote_while_the_answer_was_l
     let state = registry.state().await.unwrap();
     assert_eq!(state.containers(NetworkId::from_u128(1)).count(), 2 + 12 * 17);
     assert_eq!(state.projects().map(|project| project.id).collect::<Vec<_>>(), [project(1), project(3)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_clock_that_is_ahead_stopped_is_removed_when_it_was_seen_to_drain_long_enough() {
+    const AHEAD: u64 = 3_600_000;
+    let (store, _) = begun().await;
+    let at = |millis| {
+        let clock = ManualClock::new(Timestamp::from_millis(millis), millis);
+        Registry::new(Arc::new(store.clone()), Region::default()).with_clock(Arc::new(clock))
+    };
+    let (right, ahead) = (at(1_000_000), at(1_000_000 + AHEAD));
+    for n in 1..=3 {
+        right.apply(start(n, 1, n, 1)).await.unwrap();
+    }
+    let removed = |registry: &Registry| {
+        let registry = registry.clone();
+        async move { registry.remove_drained(project(1), node(1)).await.unwrap() }
+    };
+    ahead.apply(Change::Stop(ContainerId::from_u128(1))).await.unwrap();
+    assert_eq!(removed(&right).await, 0, "nobody knows since when it drains");
+    tokio::time::advance(Duration::from_millis(2000)).await;
+    ahead.apply(Change::Stop(ContainerId::from_u128(2))).await.unwrap();
+    assert_eq!(removed(&right).await, 0);
+    tokio::time::advance(Duration::from_millis(2999)).await;
+    assert_eq!((removed(&right).await, removed(&at(1_004_999)).await), (0, 0));
+    tokio::time::advance(Duration::from_millis(1)).await;
+    // Another process has to see it for as long.
+    assert_eq!((removed(&at(1_005_000)).await, removed(&right).await), (0, 1));
+    assert_eq!(removed(&right).await, 0, "the second was seen later");
+    tokio::time::advance(Duration::from_millis(2000)).await;
+    assert_eq!(removed(&right).await, 1);
+    // The clock of the project is as far ahead as it was, and not farther.
+    right.apply(Change::Stop(ContainerId::from_u128(3))).await.unwrap();
+    let phase = right.state().await.unwrap().container(ContainerId::from_u128(3)).unwrap().phase;
+    let Phase::Draining { since } = phase else { panic!("{phase:?}") };
+    assert!(since.as_millis() <= 1_000_000 + AHEAD + 7000, "{since}");
+    // The right time is there at last: it drains no longer than it has to.
+    assert_eq!(removed(&at(since.as_millis() + 5000)).await, 1);
+    assert_eq!(right.state().await.unwrap().containers(NetworkId::from_u128(1)).count(), 0);
 }
