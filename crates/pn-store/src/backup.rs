@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::layout::{self, Head, Item};
-use crate::{Entry, Key, Outcome, Precondition, Registry, RegistryError, Revision, StoreExt, Transaction};
+use crate::{Entry, Key, Outcome, Precondition, Registry, RegistryError, Revision, Transaction};
 
 /// Why a backup could not be written, or is none.
 #[derive(Debug, thiserror::Error)]
@@ -125,7 +125,7 @@ impl Registry {
     /// # Errors
     /// [`BackupError`].
     pub async fn backup(&self, file: &mut (impl Write + Send)) -> Result<Summary, BackupError> {
-        let (revision, state) = self.state_at(None).await?;
+        let (state, revision) = self.state_and_revision().await?;
         let (records, generation) = (state.records(), state.generation());
         let header = Header {
             format: FORMAT.to_owned(),
@@ -170,7 +170,7 @@ impl Registry {
         let mut written = 0;
         // Others may write meanwhile; what is there by then stays, too.
         for _ in 0..8 {
-            let (revision, entries) = self.store().list_all(&Key::all(), None).await?;
+            let (revision, entries) = self.list(&layout::state_and_ways()).await?;
             let missing = missing(self, records.clone(), &entries)?;
             if let Some(generation) = generation {
                 self.leap(revision, &entries, generation).await?;

@@ -88,15 +88,15 @@ async fn etcd(url: &str, _rest: &str) -> Result<Arc<dyn Store>, ConnectError> {
 
 #[cfg(feature = "etcd")]
 async fn etcd(url: &str, rest: &str) -> Result<Arc<dyn Store>, ConnectError> {
-    let (user, place) = match rest.rsplit_once('@') {
-        Some((user, place)) => (Some(user), place),
-        None => (None, rest),
-    };
-    // A password is nobody's business.
-    let shown = user.map_or_else(|| url.to_owned(), |_| format!("etcd://…@{place}"));
+    // A password is nobody's business, even where its @, / or ? was not written as it has to be.
+    let shown = rest.rsplit_once('@').map_or_else(|| url.to_owned(), |(_, place)| format!("etcd://…@{place}"));
     let wrong = |reason| ConnectError::Syntax { url: shown.clone(), reason };
-    let (place, query) = place.split_once('?').unwrap_or((place, ""));
-    let (endpoints, prefix) = place.split_once('/').unwrap_or((place, ""));
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (place, prefix) = place.split_once('/').unwrap_or((place, ""));
+    let (user, endpoints) = match place.rsplit_once('@') {
+        Some((user, endpoints)) => (Some(user), endpoints),
+        None => (None, place),
+    };
     let endpoints: Vec<String> = endpoints.split(',').map(str::to_owned).collect();
     if endpoints.iter().any(|endpoint| endpoint.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err())) {
         return Err(wrong("HOST:PORT is expected after etcd://, or several with commas between"));
@@ -193,11 +193,13 @@ mod tests {
             ("etcd://a:1,b/prefix", "HOST:PORT is expected after etcd://, or several with commas between"),
             ("etcd://a:1/é", "the prefix has to be printable ASCII"),
             ("etcd://a:1/p?cert=x", "cannot read x, which the store's address names"),
+            ("etcd://a:1/p?ca=/etc/a@b/x", "cannot read /etc/a@b/x, which the store's address names"),
             ("etcd://a:1/p?tls=x", "only ca=FILE, cert=FILE and key=FILE are expected after ?"),
         ] {
             assert!(refusal(url).await.contains(reason), "{url}: {}", refusal(url).await);
         }
-        for secret in ["etcd://secret@a:1/p", "etcd://user:secret%4@a:1/p"] {
+        for secret in ["secret", "user:secret%4", "user:secret/", "user:1?secret"] {
+            let secret = &format!("etcd://{secret}@a:1/p");
             let reason = refusal(secret).await;
             assert!(reason.contains("etcd://…@a:1/p") && !reason.contains("secret"), "{reason}");
         }

@@ -33,6 +33,21 @@ impl Item {
 /// Items by their keys.
 pub(crate) type Image = BTreeMap<Key, Item>;
 
+/// Returns the prefixes of what a state is read from: its records and heads, which nodes are alive, and the offset of
+/// generations.
+///
+/// What nodes say and are asked is no part of it: an answer alone can be larger than everything else.
+pub(crate) fn state() -> [Key; 6] {
+    [heads(), key("next/"), nodes(), offset(), projects(), key("rest/")]
+}
+
+/// Returns the prefixes of everything that an [`Image`] has a part of, and of the heads: what a state is read from, and the
+/// ways to it.
+pub(crate) fn state_and_ways() -> Vec<Key> {
+    let ways = [key("app/"), all_claims(), key("container/"), members(), key("network/")];
+    state().into_iter().chain(ways).collect()
+}
+
 fn key(text: &str) -> Key {
     text.parse().expect("ids, addresses and hexadecimal digits are short ASCII")
 }
@@ -157,6 +172,11 @@ pub(crate) fn applied_by(network: NetworkId) -> Key {
 
 pub(crate) fn confirm(node: NodeId) -> Key {
     key(&format!("confirm/{node}"))
+}
+
+/// Returns the keys under no lease of what a node says and is told, which go with the node.
+pub(crate) fn said(node: NodeId) -> [Key; 3] {
+    [status(node), confirm(node), recall_of(node)]
 }
 
 pub(crate) fn offset() -> Key {

@@ -79,7 +79,7 @@ impl Registry {
 
     /// Returns what of the records that nodes have the store has not.
     async fn missing(&self, seen: Vec<(NodeId, Record)>) -> Result<Vec<Record>, RegistryError> {
-        let (_, entries) = self.store().list_all(&Key::all(), None).await?;
+        let (_, entries) = self.list(&layout::state_and_ways()).await?;
         let there: BTreeSet<&Key> = entries.iter().map(|entry| &entry.key).collect();
         let known = crate::registry::records(&entries)?;
         let mut together: BTreeMap<String, (bool, Record)> = BTreeMap::new();

@@ -3,18 +3,23 @@
 use core::fmt::Display;
 use core::time::Duration;
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 
 use pn_core::{
     App, AppId, Container, Formation, Generation, Label, Node, NodeId, NodePlan, Phase, Project, Record, Timestamp,
 };
 
-use crate::{Key, Outcome, Registry, RegistryError, Revision, StoreExt, Transaction, layout};
+use crate::store::list_families;
+use crate::{Key, Outcome, Registry, RegistryError, Revision, Transaction, layout};
 
 /// How long what nodes say is kept.
 const KEPT: Duration = Duration::from_secs(600);
 
 /// How many records one key holds.
 const CHUNK: usize = 200;
+
+/// How many such keys are read at once.
+const PAGE: NonZeroUsize = NonZeroUsize::new(16).expect("16 is not zero");
 
 /// What a node said it has.
 #[derive(Debug)]
@@ -52,7 +57,8 @@ const DONE: &str = "done";
 impl Registry {
     /// Asks by a key that nodes look at, and returns the revision that answers name.
     pub(crate) async fn ask(&self, key: Key) -> Result<Revision, RegistryError> {
-        let mark = self.clock().now().as_millis().to_string();
+        // No two questions are the same, even where a store went back and says a revision again.
+        let mark = format!("{} {:016x}", self.clock().now().as_millis(), self.clock().random());
         match self.store().commit(Transaction::new().put(key, mark)).await? {
             Outcome::Committed(revision) => Ok(revision),
             Outcome::Refused => Ok(Revision::ZERO),
@@ -62,7 +68,7 @@ impl Registry {
     /// Reads what a node has said since it was asked; `None` where it has not said all of it.
     pub(crate) async fn answer(&self, node: NodeId, asked: Revision) -> Result<Option<Answer>, RegistryError> {
         let prefix = layout::seen(node);
-        let (_, entries) = self.store().list_all(&prefix, None).await?;
+        let (_, entries) = list_families(&**self.store(), core::slice::from_ref(&prefix), None, PAGE).await?;
         let (mut generation, mut records) = (None, Vec::new());
         for entry in &entries {
             let text = String::from_utf8_lossy(&entry.value);

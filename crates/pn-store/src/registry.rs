@@ -237,14 +237,21 @@ impl Registry {
         // Only scaling down may have to be done in steps.
         let before = matches!(change, Change::Scale { .. }).then(|| share.state.clone());
         if let Err(refused) = share.state.apply(self.clock.now(), change.clone()) {
-            return match self.is_still_so(&share).await? {
-                true => Err(refused.into()),
-                false => Ok(Attempt::Overtaken),
+            if !self.is_still_so(&share).await? {
+                return Ok(Attempt::Overtaken);
+            }
+            // Others wrote so much since that the mark is gone, or the head is, where marks are.
+            return match tried.is_some() && is_so(change, &share.state) {
+                true => Ok(Attempt::Made(Box::new(Applied { revision: share.revision, state: share.state }))),
+                false => Err(refused.into()),
             };
         }
-        let (transaction, heads) = write(&share, mark);
+        let (mut transaction, heads) = write(&share, mark);
         if transaction.operations.is_empty() {
             return Ok(Attempt::Made(Box::new(Applied { revision: share.revision, state: share.state })));
+        }
+        if let Change::RemoveNode(node) = change {
+            transaction.operations.extend(layout::said(*node).map(Operation::Delete));
         }
         let count = transaction.operations.len();
         if count > MOST_WRITES {
@@ -322,5 +329,44 @@ impl Registry {
     }
 }
 
+/// Returns whether a state is as a change was to make it, where a second time would be refused.
+fn is_so(change: &Change, state: &State) -> bool {
+    match change {
+        Change::AddProject(project) => state.project(project.id) == Some(project),
+        Change::RemoveProject(project) => state.project(*project).is_none(),
+        Change::EnablePrivateNetwork(request) => {
+            state.network_of(request.project).is_some_and(|network| network.id == request.network)
+        }
+        Change::AddApp(app) => state.app(app.id).is_some_and(|there| there.project == app.project),
+        Change::RemoveApp(app) => state.app(*app).is_none(),
+        Change::RemoveNode(node) => state.node(*node).is_none(),
+        Change::Start { container, slot, node } => {
+            state.container(*container).is_some_and(|there| there.slot == *slot && there.node == *node)
+        }
+        Change::Replace { container, replaces, node } => {
+            let replaced = state.container(*replaces);
+            state
+                .container(*container)
+                .is_some_and(|there| there.node == *node && replaced.is_none_or(|replaced| replaced.slot == there.slot))
+        }
+        Change::DisablePrivateNetwork(_)
+        | Change::MoveApp { .. }
+        | Change::SetHosting { .. }
+        | Change::Scale { .. }
+        | Change::Undeclare { .. }
+        | Change::DeclarePorts { .. }
+        | Change::AddNode(_)
+        | Change::UpdateNode(_)
+        | Change::SetAvailability { .. }
+        | Change::OfferKey { .. }
+        | Change::PromoteKey(_)
+        | Change::Ready(_)
+        | Change::Stop(_)
+        | Change::Remove(_)
+        | Change::Fail(_)
+        | _ => false,
+    }
+}
+
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -2,13 +2,18 @@
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
 
 use pn_core::{Generation, NetworkId, NodeId, NodePlan, ProjectId, Record, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
 use crate::follower::Progress;
-use crate::{Entry, Key, Registry, RegistryError, Revision, StoreExt, Transaction, layout, recall};
+use crate::store::list_families;
+use crate::{
+    Entry, Key, LeaseId, Outcome, Precondition, Registry, RegistryError, Revision, StoreExt, Transaction, layout,
+    recall,
+};
 
 /// What a node says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +36,7 @@ pub struct NodeStatus {
     pub backend: String,
     /// How its packets are protected.
     pub encryption: String,
-    /// What failed of the last plan, object by object.
+    /// What failed of the last plan, object by object; a [`Reporter`] tells the first of many.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<String>,
     /// What it counts, by name.
@@ -58,6 +63,29 @@ impl NodeStatus {
             counters: BTreeMap::new(),
             limits: BTreeMap::new(),
         }
+    }
+
+    /// Cuts what may be long, so that one node in trouble does not make a region's statuses too large to be read.
+    fn bounded(mut self) -> Self {
+        let more = self.failures.len().saturating_sub(Reporter::FAILURES);
+        self.failures.truncate(Reporter::FAILURES);
+        self.failures.iter_mut().for_each(|line| cut(line, Reporter::LINE));
+        if more > 0 {
+            self.failures.push(format!("and {more} more"));
+        }
+        if let Some(held) = &mut self.held {
+            cut(&mut held.reason, Reporter::REASON);
+        }
+        self
+    }
+}
+
+/// Cuts a text that has more than some octets, and shows that it does not end there.
+fn cut(text: &mut String, most: usize) {
+    const MORE: &str = "…";
+    if text.len() > most {
+        text.truncate(text.floor_char_boundary(most - MORE.len()));
+        text.push_str(MORE);
     }
 }
 
@@ -116,19 +144,32 @@ mod moment {
     }
 }
 
+/// How many statuses are read at once, since each may be long.
+const PAGE: NonZeroUsize = NonZeroUsize::new(128).expect("128 is not zero");
+
 /// Tells the region what a node has applied, for those who [wait for it](Registry::synced) and for people.
 #[derive(Debug)]
 pub struct Reporter {
     progress: Progress,
-    /// What was reported last, and when.
-    last: Option<(NodeStatus, Instant)>,
-    /// The last call for what nodes see that was answered.
-    recalled: Revision,
+    /// What was reported last, when, and under which lease.
+    last: Option<(NodeStatus, Instant, LeaseId)>,
+    /// The last calls for what nodes see that were answered. A store that went back to an earlier state may say the same
+    /// revision again, or an earlier one.
+    recalled: Vec<Entry>,
 }
 
 impl Reporter {
     /// How often a status is written that differs in its counters only.
     pub const COUNTERS: Duration = Duration::from_secs(10);
+
+    /// How many failures are told; of more, how many there are.
+    pub const FAILURES: usize = 50;
+
+    /// How long a failure is at most, in octets: what is longer is cut, and ends with an ellipsis.
+    pub const LINE: usize = 300;
+
+    /// How long the reason is at most why a plan is held, in octets.
+    pub const REASON: usize = 3000;
 
     /// How many keys are written at once.
     const CHUNK: usize = 100;
@@ -136,7 +177,7 @@ impl Reporter {
     /// Makes the reporter of a follower's node.
     #[must_use]
     pub const fn new(progress: Progress) -> Self {
-        Self { progress, last: None, recalled: Revision::ZERO }
+        Self { progress, last: None, recalled: Vec::new() }
     }
 
     /// Reports what is applied: to be called whenever that changed, and every second or so.
@@ -144,12 +185,17 @@ impl Reporter {
     /// It writes what is new: one transaction after a plan was applied, none where nothing is. `applied` is the plan whose
     /// generation the status says, from which the node's part of a lost state is made when [somebody asks](Registry::recall).
     ///
+    /// Of a status with more than [50 failures](Self::FAILURES) it tells the first, and how many more there are; texts of more
+    /// than [300 octets](Self::LINE), or [3000](Self::REASON) of why a plan is held, are cut.
+    ///
     /// # Errors
     /// [`RegistryError`]: what could not be said is said with the next report.
     pub async fn report(&mut self, status: NodeStatus, applied: Option<&NodePlan>) -> Result<(), RegistryError> {
         let told = self.progress.applied(status.applied, &status.apart);
+
+        let status = status.bounded();
         let result = self.tell(&status, &told).await;
-        if result.is_err() {
+        if !matches!(result, Ok(true)) {
             self.progress.put_back(status.applied, told);
         }
         result?;
@@ -159,13 +205,15 @@ impl Reporter {
         }
     }
 
-    async fn tell(&mut self, status: &NodeStatus, told: &BTreeMap<NetworkId, Revision>) -> Result<(), RegistryError> {
+    /// Writes what is new, where the node is there; `false` where it is not.
+    async fn tell(&mut self, status: &NodeStatus, told: &BTreeMap<NetworkId, Revision>) -> Result<bool, RegistryError> {
         let registry = self.progress.registry();
         let (node, lease) = (self.progress.node(), self.progress.lease());
         let mut puts = Vec::new();
-        let is_new = self.last.as_ref().is_none_or(|(last, at)| {
+        let is_new = self.last.as_ref().is_none_or(|(last, at, under)| {
             let counted = NodeStatus { counters: status.counters.clone(), ..last.clone() };
-            counted != *status || at.elapsed() >= Self::COUNTERS && last != status
+            // Whoever joined again may have been removed before, with what it had said.
+            counted != *status || *under != lease || at.elapsed() >= Self::COUNTERS && last != status
         });
         if is_new {
             let at_ms = registry.clock().now().as_millis();
@@ -181,12 +229,16 @@ impl Reporter {
                 Some(lease) => transaction.put_leased(key.clone(), value.clone(), *lease),
                 None => transaction.put(key.clone(), value.clone()),
             };
-            registry.store().commit(chunk.iter().fold(Transaction::new(), put)).await?;
+            // Nothing is left of a node that is removed.
+            let begun = Transaction::new().when(Precondition::Present(layout::node(node)));
+            if registry.store().commit(chunk.iter().fold(begun, put)).await? == Outcome::Refused {
+                return Ok(false);
+            }
         }
         if is_new {
-            self.last = Some((status.clone(), Instant::now()));
+            self.last = Some((status.clone(), Instant::now(), lease));
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Says what the node sees where somebody asks.
@@ -194,9 +246,11 @@ impl Reporter {
         let registry = self.progress.registry();
         let node = self.progress.node();
         let asked = registry.store().get(&[layout::recall(), layout::recall_of(node)]).await?.entries;
-        let asked = asked.into_iter().flatten().map(|asked| asked.revision).max();
-        let Some(asked) = asked.filter(|asked| *asked > self.recalled) else { return Ok(()) };
-        recall::publish(registry, node, plan, asked).await?;
+        let asked: Vec<Entry> = asked.into_iter().flatten().collect();
+        let Some(last) = asked.iter().map(|asked| asked.revision).max().filter(|_| asked != self.recalled) else {
+            return Ok(());
+        };
+        recall::publish(registry, node, plan, last).await?;
         self.recalled = asked;
         Ok(())
     }
@@ -208,14 +262,14 @@ impl Registry {
     /// # Errors
     /// [`RegistryError`].
     pub async fn statuses(&self) -> Result<BTreeMap<NodeId, Reported>, RegistryError> {
-        let (revision, entries) = self.store().list_all(&layout::nodes(), None).await?;
+        let prefixes = [layout::nodes(), layout::statuses()];
+        let (_, entries) = list_families(&**self.store(), &prefixes, None, PAGE).await?;
         let mut statuses: BTreeMap<NodeId, Reported> = BTreeMap::new();
         for entry in &entries {
             let Some(node) = layout::id_in(&entry.key, &layout::nodes()) else { continue };
             let absent = || Reported { status: None, at: Timestamp::ZERO, is_alive: false };
             statuses.entry(node).or_insert_with(absent).is_alive |= entry.key == layout::alive(node);
         }
-        let (_, entries) = self.store().list_all(&layout::statuses(), Some(revision)).await?;
         for entry in &entries {
             let reported = layout::id_in(&entry.key, &layout::statuses()).and_then(|node| statuses.get_mut(&node));
             let Some(reported) = reported else { continue };
@@ -283,7 +337,10 @@ impl Registry {
     /// Names nodes, with what each says that keeps it from being what it should.
     async fn say_why(&self, nodes: &BTreeSet<NodeId>) -> Result<Vec<String>, RegistryError> {
         let keys: Vec<Key> = nodes.iter().map(|node| layout::status(*node)).collect();
-        let entries = self.store().get(&keys).await?.entries;
+        let mut entries = Vec::new();
+        for chunk in keys.chunks(PAGE.get()) {
+            entries.extend(self.store().get(chunk).await?.entries);
+        }
         let say = |(node, entry): (&NodeId, Option<Entry>)| {
             let document = entry.and_then(|entry| serde_json::from_slice::<Document>(&entry.value).ok());
             let status = document.map(|document| document.status);
@@ -322,3 +379,6 @@ fn is_applied(entry: &Entry, prefix: &Key, revision: Revision) -> Result<Option<
     let applied: u64 = layout::id(entry)?;
     Ok(layout::id_in(&entry.key, prefix).filter(|_| applied >= revision.get()))
 }
+
+#[cfg(test)]
+mod tests;

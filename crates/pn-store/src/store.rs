@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::{Key, StoreError};
+use crate::{Key, StoreError, StoreErrorKind};
 
 /// Keys and values that many processes share, with a history.
 ///
@@ -13,8 +13,9 @@ use crate::{Key, StoreError};
 ///   whole or not at all, and only where all its preconditions hold; of two that exclude each other one is refused.
 /// - A reading is as of one revision. What was committed before it began is in it.
 /// - A watch has neither gap nor repeat. What it cannot go on with it says, once, and then nothing more: history that is
-///   gone is [`Compacted`](crate::StoreErrorKind::Compacted), everything else
-///   [`Closed`](crate::StoreErrorKind::Closed) or [`Unavailable`](crate::StoreErrorKind::Unavailable).
+///   gone, or is more than the store can tell, is [`Compacted`](crate::StoreErrorKind::Compacted), a right that is
+///   missing [`Denied`](crate::StoreErrorKind::Denied), everything else [`Closed`](crate::StoreErrorKind::Closed) or
+///   [`Unavailable`](crate::StoreErrorKind::Unavailable).
 /// - A lease that is not kept alive ends after its time to live, as soon as anybody alive notices, and what was put
 ///   under it is deleted as by a transaction.
 /// - After an error that [is retryable](StoreError::is_retryable) it is not known whether a transaction was made.
@@ -29,7 +30,7 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// [`StoreError`].
     async fn get(&self, keys: &[Key]) -> Result<Reading, StoreError>;
 
-    /// Reads a page of the keys that start with a prefix, in order.
+    /// Reads a page of the keys that start with a prefix, in order. One that has fewer than the limit is not the last for that.
     ///
     /// # Errors
     /// [`StoreError`]: [`Compacted`](crate::StoreErrorKind::Compacted) where the history of the revision that was asked
@@ -392,10 +393,13 @@ pub trait StoreExt: Store {
     /// [`StoreError`].
     async fn get_one(&self, key: &Key) -> Result<(Revision, Option<Entry>), StoreError>;
 
-    /// Reads everything with a prefix, page by page, as of one revision.
+    /// Reads everything with a prefix, page by page, as of one revision: the current one where it is not said.
+    ///
+    /// Where history is forgotten meanwhile, the current revision is read anew, three times at most.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError`]: [`Compacted`](crate::StoreErrorKind::Compacted) where the history of the revision that was asked
+    /// for is gone.
     async fn list_all(&self, prefix: &Key, at: Option<Revision>) -> Result<(Revision, Vec<Entry>), StoreError>;
 }
 
@@ -407,16 +411,48 @@ impl<S: Store + ?Sized> StoreExt for S {
     }
 
     async fn list_all(&self, prefix: &Key, at: Option<Revision>) -> Result<(Revision, Vec<Entry>), StoreError> {
-        let mut listing = Listing { at, ..Listing::new(prefix.clone()) };
-        let mut entries = Vec::new();
+        list_families(self, core::slice::from_ref(prefix), at, Listing::LIMIT).await
+    }
+}
+
+/// How often a reading is begun anew that history was forgotten under.
+const ANEW: usize = 3;
+
+/// Reads everything with one of some prefixes, as [`StoreExt::list_all`] does, and all of it as of one revision.
+pub(crate) async fn list_families<S: Store + ?Sized>(
+    store: &S,
+    prefixes: &[Key],
+    at: Option<Revision>,
+    limit: NonZeroUsize,
+) -> Result<(Revision, Vec<Entry>), StoreError> {
+    let mut left = if at.is_none() { ANEW } else { 0 };
+    loop {
+        match list_once(store, prefixes, at, limit).await {
+            Err(error) if error.kind() == StoreErrorKind::Compacted && left > 0 => left -= 1,
+            listed => return listed,
+        }
+    }
+}
+
+async fn list_once<S: Store + ?Sized>(
+    store: &S,
+    prefixes: &[Key],
+    mut at: Option<Revision>,
+    limit: NonZeroUsize,
+) -> Result<(Revision, Vec<Entry>), StoreError> {
+    let mut entries: Vec<Entry> = Vec::new();
+    for prefix in prefixes {
+        let mut listing = Listing { at, ..Listing::new(prefix.clone()).limit(limit) };
         loop {
-            let page = self.list(&listing).await?;
+            let page = store.list(&listing).await?;
+            at = Some(page.revision);
+            let last = page.entries.last().map(|entry| entry.key.clone());
             entries.extend(page.entries);
-            let last = entries.last().map(|entry: &Entry| entry.key.clone());
             match last {
                 Some(last) if !page.is_last => listing = listing.at(page.revision).after(last),
-                _ => return Ok((page.revision, entries)),
+                _ => break,
             }
         }
     }
+    Ok((at.unwrap_or_default(), entries))
 }

@@ -4,11 +4,12 @@
 
 mod common;
 
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pn_core::{
     App, AppId, Change, ContainerId, ContainerType, Followed, NetworkId, NetworkRequest, Node, NodeId, PlanSource as _,
@@ -18,7 +19,7 @@ use pn_store::{
     EtcdOptions, EtcdStore, Follower, Key, Outcome, Prefixed, Registry, Revision, Store, StoreErrorKind, StoreExt,
     Transaction, conformance, connect,
 };
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use self::common::Etcd;
 
@@ -31,6 +32,20 @@ async fn put(store: &(impl Store + ?Sized), name: &str, value: &str) -> Revision
         Outcome::Committed(revision) => revision,
         Outcome::Refused => unreachable!("there are no preconditions"),
     }
+}
+
+/// Opens a store in a cluster that begins: its members choose a leader first.
+async fn until_connected(url: &str) -> Arc<dyn Store> {
+    loop {
+        match connect(url).await {
+            Ok(store) => return store,
+            Err(error) => println!("not yet: {error}"),
+        }
+    }
+}
+
+fn url_of(endpoints: &[SocketAddr]) -> String {
+    format!("etcd://{}/p", endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(","))
 }
 
 #[tokio::test]
@@ -186,15 +201,7 @@ fn certificates(dir: &Path) {
 #[tokio::test]
 async fn a_member_that_dies_is_not_missed() {
     let Some(mut members) = Etcd::start_cluster().await else { return };
-    let endpoints = members.each_ref().map(|member| member.client.to_string()).join(",");
-    let url = format!("etcd://{endpoints}/p");
-    let store = loop {
-        match connect(&url).await {
-            Ok(store) => break store,
-            // They choose a leader first.
-            Err(error) => println!("not yet: {error}"),
-        }
-    };
+    let store = until_connected(&url_of(&members.each_ref().map(|member| member.client))).await;
     let registry = Registry::new(store, Region::default());
     let node = |n: u8| {
         let (underlay, tunnel) = (([192, 0, 2, n], 51820).into(), [100, 64, 0, n].into());
@@ -214,7 +221,7 @@ async fn a_member_that_dies_is_not_missed() {
     }
     for (victim, member) in members.iter_mut().enumerate() {
         member.kill();
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let index = u32::try_from(victim).unwrap() + 1;
         let (container, slot) =
             (ContainerId::from_u128(index.into()), Slot::new(app, ContainerType::web(), index).unwrap());
@@ -235,4 +242,226 @@ async fn a_member_that_dies_is_not_missed() {
         println!("followed {:?} after a member died", begun.elapsed());
         member.restart().await;
     }
+}
+
+/// What a client takes in one message by itself is 4 MB, what this one takes is 64 MB, and a page is 512 keys.
+#[tokio::test]
+async fn what_is_larger_than_a_message_is_read_in_parts() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let store = connect(&etcd.url("p")).await.unwrap();
+    let value = "x".repeat(1 << 20);
+    let keys: Vec<Key> = (0..66).map(|n| key(&format!("k/{n:02}"))).collect();
+    let first = put(&*store, "k/00", &value).await;
+    for key in &keys[1..6] {
+        put(&*store, key.as_str(), &value).await;
+    }
+    assert_eq!(store.list_all(&key("k/"), None).await.unwrap().1.len(), 6);
+    assert_eq!(store.get(&keys[..6]).await.unwrap().entries.iter().flatten().count(), 6);
+    let mut watch = store.watch(&key("k/"), first).await.unwrap();
+    for _ in 0..6 {
+        watch.next().await.unwrap();
+    }
+
+    for key in &keys[6..] {
+        put(&*store, key.as_str(), &value).await;
+    }
+    let (_, entries) = store.list_all(&key("k/"), None).await.unwrap();
+    assert!(entries.iter().map(|entry| &entry.key).eq(&keys));
+    assert_eq!(store.get(&keys).await.unwrap().entries.iter().flatten().count(), 66);
+    // Whoever follows reads anew what comes in one message that is too large.
+    let error = store.watch(&key("k/"), first).await.unwrap().next().await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Compacted, "{error:?}");
+}
+
+#[tokio::test]
+async fn a_value_that_is_too_large_is_called_so() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let store = connect(&etcd.url("p")).await.unwrap();
+    for size in [1_600_000, 3_000_000, 65 << 20] {
+        let error = store.commit(Transaction::new().put(key("k"), vec![b'x'; size])).await.unwrap_err();
+        assert_eq!((error.kind(), error.is_retryable()), (StoreErrorKind::TooLarge, false), "{size}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_watch_of_a_member_without_a_leader_ends() {
+    let Some([one, mut two, mut three]) = Etcd::start_cluster().await else { return };
+    let store = until_connected(&one.url("p")).await;
+    let mut watch = store.watch(&key("k"), Revision::ZERO).await.unwrap();
+    two.kill();
+    three.kill();
+    let error = timeout(Duration::from_secs(20), watch.next()).await.expect("it is said").unwrap_err();
+    assert!(error.is_retryable(), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_member_that_hangs_is_passed_over() {
+    let Some(members) = Etcd::start_cluster().await else { return };
+    let [one, two, three] = members.each_ref().map(|member| member.client);
+    drop(until_connected(&url_of(&[one, two, three])).await);
+    let leads = |member: &Etcd| {
+        let status: serde_json::Value =
+            serde_json::from_str(&member.ctl(&["endpoint", "status", "--write-out=json"])).unwrap();
+        status[0]["Status"]["leader"] == status[0]["Status"]["header"]["member_id"]
+    };
+    let victim = members.iter().find(|member| !leads(member)).unwrap();
+    let others: Vec<SocketAddr> = [one, two, three].into_iter().filter(|other| *other != victim.client).collect();
+    let url = url_of(&[victim.client, others[0], others[1]]);
+    let store = connect(&url).await.unwrap();
+    let ttl = Duration::from_secs(5);
+    let lease = store.grant(ttl).await.unwrap();
+    victim.signal("STOP");
+    for _ in 0..4 {
+        store.keep_alive(lease.id).await.unwrap();
+        sleep(ttl / 3).await;
+    }
+    store.watch(&key("k"), Revision::ZERO).await.unwrap();
+    connect(&url).await.unwrap();
+    // A machine that is off takes no connection, as a listener that does not accept the many it has.
+    let off = TcpListener::bind("127.0.0.1:0").unwrap();
+    let off_at = off.local_addr().unwrap();
+    let held: Vec<TcpStream> =
+        core::iter::from_fn(|| TcpStream::connect_timeout(&off_at, Duration::from_millis(100)).ok()).collect();
+    for _ in 0..2 {
+        let store = connect(&url_of(&[off_at, others[0], others[1]])).await.unwrap();
+        put(&*store, "k", "1").await;
+    }
+    drop((off, held));
+}
+
+/// Both members are slow, and the one that was asked first answers in the end.
+#[tokio::test]
+async fn an_answer_that_takes_long_is_waited_for() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let store = connect(&url_of(&[etcd.client, etcd.client])).await.unwrap();
+    etcd.signal("STOP");
+    let keys = [key("k")];
+    let later = async {
+        sleep(Duration::from_millis(2500)).await;
+        etcd.signal("CONT");
+    };
+    let (reading, ()) = tokio::join!(store.get(&keys), later);
+    reading.unwrap();
+}
+
+#[tokio::test]
+async fn a_user_of_the_prefix_alone_needs_no_more() {
+    let Some(etcd) = Etcd::start().await else { return };
+    for command in [
+        "user add root:r",
+        "user grant-role root root",
+        "user add pn:pw",
+        "role add pn",
+        "role grant-permission pn --prefix=true readwrite p/",
+        "user grant-role pn pn",
+        "auth enable",
+    ] {
+        etcd.ctl(&command.split(' ').collect::<Vec<_>>());
+    }
+    let store = connect(&format!("etcd://pn:pw@{}/p", etcd.client)).await.unwrap();
+    let lease = store.grant(Duration::from_secs(60)).await.unwrap();
+    let put = Transaction::new().put_leased(key("k"), "1", lease.id);
+    let Outcome::Committed(revision) = store.commit(put).await.unwrap() else { unreachable!("nothing is asked for") };
+    assert_eq!(store.list_all(&Key::all(), None).await.unwrap().1.len(), 1);
+    store.watch(&Key::all(), revision).await.unwrap().next().await.unwrap();
+    store.keep_alive(lease.id).await.unwrap();
+    store.revoke(lease.id).await.unwrap();
+
+    let other = connect(&format!("etcd://pn:pw@{}/q", etcd.client)).await.unwrap();
+    assert_eq!(other.get(&[key("k")]).await.unwrap_err().kind(), StoreErrorKind::Denied);
+    let error = other.watch(&key("k"), Revision::ZERO).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Denied, "{error:?}");
+}
+
+#[tokio::test]
+async fn a_token_of_an_older_revision_is_replaced() {
+    let signed = |dir: &Path| {
+        let openssl = |arguments: &str| {
+            let output = Command::new("openssl").args(arguments.split(' ')).current_dir(dir).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        };
+        openssl("genrsa -traditional -out jwt.key 2048");
+        openssl("rsa -in jwt.key -pubout -out jwt.pub");
+        let (public, private) = (dir.join("jwt.pub"), dir.join("jwt.key"));
+        let keys = format!("pub-key={},priv-key={}", public.display(), private.display());
+        vec![format!("--auth-token=jwt,{keys},sign-method=RS256,ttl=10m")]
+    };
+    let Some(etcd) = Etcd::start_with(signed).await else { return };
+    for command in ["user add root:r", "user grant-role root root", "auth enable"] {
+        etcd.ctl(&command.split(' ').collect::<Vec<_>>());
+    }
+    let store = connect(&format!("etcd://root:r@{}/p", etcd.client)).await.unwrap();
+    // Whatever is changed about users and roles makes every token old.
+    let change = |n: u8| etcd.ctl(&["--user=root:r", "role", "add", &n.to_string()]);
+    change(1);
+    store.get(&[key("k")]).await.unwrap();
+    change(2);
+    put(&*store, "k", "1").await;
+    change(3);
+    let lease = store.grant(Duration::from_secs(60)).await.unwrap();
+    change(4);
+    store.keep_alive(lease.id).await.unwrap();
+    change(5);
+    let mut watch = store.watch(&key("k"), Revision::ZERO).await.unwrap();
+    change(6);
+    store.revoke(lease.id).await.unwrap();
+    put(&*store, "k", "2").await;
+    timeout(Duration::from_secs(10), watch.next()).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_token_that_has_ended_is_replaced() {
+    let Some(etcd) = Etcd::start_with(|_| vec!["--auth-token-ttl=1".to_owned()]).await else { return };
+    for command in ["user add root:r", "user grant-role root root", "auth enable"] {
+        etcd.ctl(&command.split(' ').collect::<Vec<_>>());
+    }
+    let url = format!("etcd://root:r@{}/p", etcd.client);
+    let mut stores = Vec::new();
+    for _ in 0..6 {
+        stores.push(connect(&url).await.unwrap());
+    }
+    let lease = stores[0].grant(Duration::from_secs(60)).await.unwrap().id;
+    // A token ends a second or two after it was used. Each store has one of its own, and another call is its first after that.
+    sleep(Duration::from_secs(4)).await;
+    stores[0].watch(&key("k"), Revision::ZERO).await.unwrap();
+    stores[1].keep_alive(lease).await.unwrap();
+    stores[2].get(&[key("k")]).await.unwrap();
+    put(&*stores[3], "k", "1").await;
+    stores[4].grant(Duration::from_secs(60)).await.unwrap();
+    stores[5].revoke(lease).await.unwrap();
+}
+
+/// Older servers with TLS take 250 streams on one connection, and each watch is one.
+#[tokio::test]
+async fn many_watches_leave_room_for_calls() {
+    let Some(etcd) = Etcd::start_with(|_| vec!["--max-concurrent-streams=250".to_owned()]).await else { return };
+    let store = connect(&etcd.url("p")).await.unwrap();
+    let before = connections(etcd.client);
+    let mut watches = Vec::new();
+    for n in 0..260 {
+        let watch = store.watch(&key(&format!("k/{n}")), Revision::ZERO).await;
+        watches.push(watch.unwrap_or_else(|error| panic!("watch {n}: {error:?}")));
+    }
+    store.get(&[key("k")]).await.unwrap();
+    let revision = put(&*store, "k/259", "1").await;
+    assert_eq!(watches[259].next().await.unwrap().revision, revision);
+    assert_eq!(connections(etcd.client), before + 3);
+    watches.clear();
+    let begun = Instant::now();
+    while connections(etcd.client) > before {
+        assert!(begun.elapsed() < Duration::from_secs(10), "connections are let go");
+        sleep(Duration::from_millis(20)).await;
+    }
+    store.get(&[key("k")]).await.unwrap();
+}
+
+/// Counts the connections to an address of this machine, as the kernel lists them.
+fn connections(to: SocketAddr) -> usize {
+    let remote = format!("0100007F:{:04X}", to.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let established = |line: &&str| {
+        let mut columns = line.split_whitespace().skip(2);
+        columns.next() == Some(remote.as_str()) && columns.next() == Some("01")
+    };
+    table.lines().filter(established).count()
 }

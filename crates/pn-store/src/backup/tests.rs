@@ -6,7 +6,7 @@ use pn_core::{
 };
 
 use super::*;
-use crate::MemoryStore;
+use crate::{MemoryStore, StoreExt as _};
 
 fn registry() -> Registry {
     Registry::new(Arc::new(MemoryStore::new()), Region::default())

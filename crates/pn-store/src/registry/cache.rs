@@ -1,9 +1,11 @@
 //! What was read before: used only where a head shows that it is still so.
 
+use core::time::Duration;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pn_core::{Network, Numbers, ProjectId, Record};
+use pn_core::{ContainerId, Network, NodeId, Numbers, ProjectId, Record, Timestamp};
+use tokio::time::Instant;
 
 use super::RegistryError;
 use super::share::Revisions;
@@ -51,6 +53,8 @@ struct Inner {
     /// Where keys led to.
     hints: HashMap<Key, ProjectId>,
     locks: HashMap<ProjectId, Arc<tokio::sync::Mutex<()>>>,
+    /// Containers that drain since a moment that was still to come, and when that was seen first.
+    draining: BTreeMap<(ProjectId, NodeId), BTreeMap<ContainerId, (Timestamp, Instant)>>,
 }
 
 impl Cache {
@@ -58,8 +62,13 @@ impl Cache {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn project(&self, id: ProjectId, revision: Revision) -> Option<Arc<Project>> {
-        self.lock().projects.get(&id).filter(|project| project.revision == revision).cloned()
+    /// Returns what was read of a project with this head.
+    ///
+    /// A revision alone does not tell: a store that went back to an earlier state says it again of something else. The last
+    /// mark in the head is random.
+    pub(super) fn project(&self, id: ProjectId, revision: Revision, head: &Head) -> Option<Arc<Project>> {
+        let inner = self.lock();
+        inner.projects.get(&id).filter(|project| project.revision == revision && project.head == *head).cloned()
     }
 
     pub(super) fn put_project(&self, id: ProjectId, project: Arc<Project>) {
@@ -80,6 +89,27 @@ impl Cache {
             inner.hints.clear();
         }
         inner.hints.insert(key, project);
+    }
+
+    /// Notes which containers of a project on a node drain since a moment that is still to come, in place of those that did
+    /// before, and returns how long ago it was first seen of each.
+    pub(super) fn draining(
+        &self,
+        of: (ProjectId, NodeId),
+        containers: &BTreeMap<ContainerId, Timestamp>,
+    ) -> Vec<Duration> {
+        let (mut inner, now) = (self.lock(), Instant::now());
+        let before = inner.draining.remove(&of).unwrap_or_default();
+        let seen = containers.iter().map(|(id, since)| {
+            let seen = before.get(id).filter(|(then, _)| then == since).map_or(now, |(_, seen)| *seen);
+            (*id, (*since, seen))
+        });
+        let seen: BTreeMap<ContainerId, (Timestamp, Instant)> = seen.collect();
+        let long = seen.values().map(|(_, seen)| now.saturating_duration_since(*seen)).collect();
+        if !seen.is_empty() {
+            inner.draining.insert(of, seen);
+        }
+        long
     }
 
     /// Returns what writers of one project in this process take turns by.

@@ -1,12 +1,17 @@
 //! What the store holds, read as the model has it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use pn_core::{AppId, ApplyError, Change, ContainerId, Generation, Node, NodeId, Numbers, ProjectId, Record, State};
+use pn_core::{
+    AppId, ApplyError, Change, Container, ContainerId, Generation, Node, NodeId, Numbers, Phase, ProjectId, Record,
+    State, Timestamp,
+};
 
 use super::{Registry, RegistryError};
 use crate::layout::{self, Head};
-use crate::{Entry, Key, Revision, StoreExt};
+use crate::store::list_families;
+use crate::{Clock, Entry, Key, Listing, Revision, StoreExt};
 
 impl Registry {
     /// Reads the whole state, as of one revision.
@@ -14,14 +19,19 @@ impl Registry {
     /// # Errors
     /// [`RegistryError`].
     pub async fn state(&self) -> Result<State, RegistryError> {
-        self.state_at(None).await.map(|(_, state)| state)
+        self.state_and_revision().await.map(|(state, _)| state)
     }
 
-    pub(crate) async fn state_at(&self, at: Option<Revision>) -> Result<(Revision, State), RegistryError> {
-        let (revision, entries) = self.store.list_all(&Key::all(), at).await?;
+    pub(crate) async fn state_and_revision(&self) -> Result<(State, Revision), RegistryError> {
+        let (revision, entries) = self.list(&layout::state()).await?;
         let records = records(&entries)?;
         let generation = self.generation(revision, &entries)?;
-        Ok((revision, State::load(self.region.clone(), generation, records)?))
+        Ok((State::load(self.region.clone(), generation, records)?, revision))
+    }
+
+    /// Reads everything with one of some prefixes, as of one revision.
+    pub(crate) async fn list(&self, prefixes: &[Key]) -> Result<(Revision, Vec<Entry>), RegistryError> {
+        Ok(list_families(&*self.store, prefixes, None, Listing::LIMIT).await?)
     }
 
     pub(crate) fn generation(&self, revision: Revision, entries: &[Entry]) -> Result<Generation, RegistryError> {
@@ -48,17 +58,33 @@ impl Registry {
 
     /// Removes the containers of a project that are on a node and have drained long enough, and returns how many.
     ///
+    /// Since when a container drains is told by the clock of whoever stopped it. Where that is a moment still to come, it counts
+    /// from when this registry, or a clone of it, saw first that the container drains: it is to be called time and again.
+    ///
     /// # Errors
     /// [`RegistryError`].
     pub async fn remove_drained(&self, project: ProjectId, node: NodeId) -> Result<usize, RegistryError> {
         let state = self.project(project).await?;
         let Some(network) = state.network_of(project).map(|network| network.id) else { return Ok(0) };
+        let now = self.clock.now();
+        let since = |id| match state.container(id) {
+            Some(Container { node: on, phase: Phase::Draining { since }, .. }) if on == node => Some(since),
+            _ => None,
+        };
+        let ours = state.drained(network, Timestamp::MAX).filter_map(|id| Some((id, since(id)?)));
+        let ahead: BTreeMap<ContainerId, Timestamp> = ours.filter(|(_, since)| *since > now).collect();
+        let seen = self.cache.draining((project, node), &ahead);
         let mut removed = 0;
-        for id in state.drained(network, self.clock.now()) {
-            if state.container(id).is_some_and(|container| container.node == node) {
-                self.apply(Change::Remove(id)).await?;
-                removed += 1;
-            }
+        for id in state.drained(network, now).filter(|id| since(*id).is_some()) {
+            self.apply(Change::Remove(id)).await?;
+            removed += 1;
+        }
+        let drain = self.region.policy.drain.max(self.region.policy.ttl);
+        for ((id, since), seen) in ahead.into_iter().zip(seen).filter(|(_, seen)| *seen >= drain) {
+            // The clock by which it drains has gone on since it was first seen.
+            let clock = NotBefore { clock: Arc::clone(&self.clock), moment: since.after(seen) };
+            self.clone().with_clock(Arc::new(clock)).apply(Change::Remove(id)).await?;
+            removed += 1;
         }
         Ok(removed)
     }
@@ -91,6 +117,23 @@ impl Registry {
             }
         }
         Ok(nodes)
+    }
+}
+
+/// A clock that shows a moment as long as that is still to come.
+#[derive(Debug)]
+struct NotBefore {
+    clock: Arc<dyn Clock>,
+    moment: Timestamp,
+}
+
+impl Clock for NotBefore {
+    fn now(&self) -> Timestamp {
+        self.clock.now().max(self.moment)
+    }
+
+    fn random(&self) -> u64 {
+        self.clock.random()
     }
 }
 

@@ -144,7 +144,7 @@ impl Reader<'_> {
             self.heads.insert(id, Head::default());
             return Ok(());
         };
-        let project = match self.registry.cache.project(id, head.revision) {
+        let project = match self.registry.cache.project(id, head.revision, &Head::read(head)?) {
             Some(project) => project,
             None => {
                 self.is_mixed = true;

@@ -1,15 +1,18 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "what is not expected is all the same here")]
 
+pub(crate) mod staged;
+
 use core::time::Duration;
 
 use pn_core::{
-    App, AppId, Availability, ContainerId, ContainerType, Families, Hosting, NetworkRequest, Node, NodeId, Policy,
-    Project, PublicKey, Slot, Subnet, Terms, Timestamp, Vni,
+    App, AppId, Availability, ContainerId, ContainerType, Families, Hosting, NetworkRequest, Node, NodeId, Phase,
+    Policy, Project, PublicKey, Slot, Subnet, Terms, Timestamp, Vni,
 };
 use proptest::prelude::*;
 
+use self::staged::{Stage, Staged};
 use super::*;
-use crate::{ManualClock, MemoryStore, StoreExt as _};
+use crate::{Listing, ManualClock, MemoryStore, Page, StoreExt as _};
 
 pub(crate) fn project(n: u8) -> ProjectId {
     ProjectId::from_u128(n.into())
@@ -288,4 +291,225 @@ async fn what_has_drained_is_removed_where_it_is() {
     clock.set(Timestamp::from_millis(5001));
     assert_eq!(registry.remove_drained(project(1), node(1)).await.unwrap(), 2);
     assert_eq!(registry.state().await.unwrap().containers(NetworkId::from_u128(1)).count(), 2);
+}
+
+/// A client that takes no more than so many octets at once, as that of etcd does.
+#[derive(Debug)]
+pub(crate) struct Narrow;
+
+impl Stage for Narrow {
+    fn page(&self, page: &Page) -> Result<(), StoreError> {
+        const MOST: usize = 4 << 20;
+        let octets: usize = page.entries.iter().map(|entry| entry.key.as_str().len() + entry.value.len()).sum();
+        match octets <= MOST {
+            true => Ok(()),
+            false => Err(StoreError::new(StoreErrorKind::TooLarge, "list", format!("{octets} octets"))),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_nodes_say_and_answer_is_no_part_of_a_state() {
+    let (store, registry) = begun().await;
+    let (state, mut backup) = (registry.state().await.unwrap(), Vec::new());
+    registry.backup(&mut backup).await.unwrap();
+    for n in 0..100 {
+        for family in ["seen/a/", "status/", "applied/a/", "confirm/", "recall/"] {
+            let key: Key = format!("{family}{n:03}").parse().unwrap();
+            store.commit(Transaction::new().put(key, vec![b'x'; 50_000])).await.unwrap();
+        }
+    }
+    let registry = Registry::new(Staged::new(store, Narrow), Region::default());
+    let read = registry.state().await.unwrap();
+    assert_eq!(read.records(), state.records());
+    assert!(read.generation() > state.generation(), "it is as of the store's own revision");
+    assert_eq!(registry.backup(&mut Vec::new()).await.unwrap().records, state.records().len() as u64);
+    assert_eq!(registry.restore(&mut &*backup).await.unwrap().written, 0);
+    assert_eq!(registry.recall(Duration::ZERO).await.unwrap().missing, []);
+}
+
+#[tokio::test]
+async fn a_state_is_read_as_of_one_revision_whoever_writes_meanwhile() {
+    /// Adds a project before each page.
+    #[derive(Debug)]
+    struct Writer;
+
+    #[async_trait::async_trait]
+    impl Stage for Writer {
+        async fn before_page(&self, store: &MemoryStore, _: &Listing) {
+            let other = Registry::new(Arc::new(store.clone()), Region::default());
+            let n = u8::try_from(other.state().await.unwrap().projects().count()).unwrap() + 1;
+            other.apply(Change::AddProject(Project::new(project(n), "p".parse().unwrap()))).await.unwrap();
+        }
+    }
+
+    let (store, registry) = begun().await;
+    let other = Registry::new(Staged::new(store, Writer), Region::default());
+    assert_eq!(other.state().await.unwrap().projects().count(), 2, "as of when the first page was read");
+    assert!(registry.state().await.unwrap().projects().count() > 2, "others wrote while it was read");
+}
+
+#[tokio::test]
+async fn history_that_is_forgotten_between_two_pages_is_read_anew() {
+    /// Forgets history before a page that is not the first, so many times.
+    #[derive(Debug)]
+    struct Compacting(std::sync::atomic::AtomicU32);
+
+    #[async_trait::async_trait]
+    impl Stage for Compacting {
+        async fn before_page(&self, store: &MemoryStore, listing: &Listing) {
+            use std::sync::atomic::Ordering::Relaxed;
+            let is_first = listing.at.is_none();
+            if !is_first && self.0.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
+                for _ in 0..2 {
+                    store.commit(Transaction::new().put("other".parse().unwrap(), "")).await.unwrap();
+                }
+                store.compact(store.get(&[]).await.unwrap().revision).await.unwrap();
+            }
+        }
+    }
+
+    let (store, registry) = begun().await;
+    for n in 1..=250 {
+        registry.apply(start(n, 1, n, 1)).await.unwrap();
+    }
+    let all = Key::all();
+    for (times, is_read) in [(1, true), (3, true), (4, false)] {
+        let staged = || Staged::new(store.clone(), Compacting(times.into()));
+        let (_, entries) = store.list_all(&all, None).await.unwrap();
+        assert!(entries.len() > Listing::LIMIT.get(), "there are two pages");
+        match staged().list_all(&all, None).await {
+            Ok(read) => assert!(is_read && read.1.len() >= entries.len()),
+            Err(error) => assert!(!is_read && error.kind() == StoreErrorKind::Compacted, "{error}"),
+        }
+        let read = Registry::new(staged(), Region::default()).state().await;
+        assert_eq!(read.is_ok(), is_read);
+    }
+    // Whoever wants one revision gets that one or none.
+    let (then, _) = store.get_one(&all).await.unwrap();
+    let error = Staged::new(store, Compacting(1.into())).list_all(&all, Some(then)).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Compacted);
+}
+
+#[tokio::test]
+async fn what_was_read_before_the_store_went_back_is_not_believed() {
+    /// A store as it was when a snapshot was taken.
+    async fn snapshot() -> MemoryStore {
+        let store = MemoryStore::new();
+        let clock = Arc::new(ManualClock::new(Timestamp::ZERO, 1));
+        make(&Registry::new(Arc::new(store.clone()), Region::default()).with_clock(clock), 1).await;
+        store
+    }
+
+    let store = Staged::new(snapshot().await, ());
+    let new = || Registry::new(store.clone(), Region::default());
+    let old = new();
+    let one = old.apply(start(1, 1, 1, 1)).await.unwrap();
+    store.replace(snapshot().await);
+    let two = new().apply(start(2, 1, 2, 1)).await.unwrap();
+    let (of_one, of_two) = (one.container(ContainerId::from_u128(1)), two.container(ContainerId::from_u128(2)));
+    assert_eq!((one.revision(), of_one.unwrap().address), (two.revision(), of_two.as_ref().unwrap().address));
+    let ready = Change::Ready(ContainerId::from_u128(1));
+    let refused = old.apply(ready).await.expect_err("container 1 is no more");
+    assert!(matches!(refused, RegistryError::Refused(pn_core::ApplyError::UnknownContainer { .. })), "{refused:?}");
+    let state = old.state().await.unwrap();
+    assert_eq!(state.containers(NetworkId::from_u128(1)).collect::<Vec<_>>(), [of_two.unwrap()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_made_is_known_however_much_others_wrote_while_the_answer_was_lost() {
+    /// Others start some containers when a transaction was made, or is about to be, and its answer is lost.
+    #[derive(Debug, Default)]
+    struct Busy(std::sync::Mutex<[Option<std::ops::Range<u32>>; 2]>);
+
+    impl Busy {
+        async fn start(&self, which: usize, store: &MemoryStore) -> Result<(), StoreError> {
+            let Some(others) = self.0.lock().unwrap()[which].take() else { return Ok(()) };
+            let other = Registry::new(Arc::new(store.clone()), Region::default());
+            for n in others {
+                other.apply(start(n, 1, n, 1)).await.unwrap();
+            }
+            Err(StoreError::new(StoreErrorKind::Unavailable, "commit", "the answer is lost"))
+        }
+    }
+
+    #[async_trait::async_trait]
+    impl Stage for Busy {
+        async fn committing(&self, store: &MemoryStore) -> Result<(), StoreError> {
+            self.start(0, store).await
+        }
+
+        async fn committed(&self, store: &MemoryStore) -> Result<(), StoreError> {
+            self.start(1, store).await
+        }
+    }
+
+    let (store, other) = begun().await;
+    other.apply(Change::AddProject(Project::new(project(2), "p".parse().unwrap()))).await.unwrap();
+    let staged = Staged::new(store, Busy::default());
+    let registry = Registry::new(staged.clone(), Region::default());
+    let (added, first) = (AppId::from_u128(7), ContainerId::from_u128(1));
+    let replace = Change::Replace { container: ContainerId::from_u128(2), replaces: first, node: node(2) };
+    for (n, change) in (1..).zip([
+        start(1, 1, 1, 1),
+        Change::Ready(first),
+        replace.clone(),
+        Change::AddApp(App::new(added, project(1), "a".parse().unwrap())),
+        Change::RemoveApp(added),
+        Change::RemoveProject(project(2)),
+        Change::AddProject(Project::new(project(3), "p".parse().unwrap())),
+        Change::EnablePrivateNetwork(NetworkRequest::new(project(3), NetworkId::from_u128(3), terms())),
+        Change::AddNode(some_node(3, 1, 1)),
+        Change::RemoveNode(node(3)),
+    ]) {
+        staged.stage.0.lock().unwrap()[1] = Some(20 * n..20 * n + 17);
+        registry.apply(change.clone()).await.unwrap_or_else(|error| panic!("{change:?} was made: {error:?}"));
+    }
+    // What was not made, and is another's by now, is refused.
+    for (n, change) in [(220, start(500, 1, 220, 1)), (240, start(240, 1, 240, 2))] {
+        staged.stage.0.lock().unwrap()[0] = Some(n..n + 17);
+        registry.apply(change.clone()).await.map(drop).expect_err("others were faster");
+    }
+    let state = registry.state().await.unwrap();
+    assert_eq!(state.containers(NetworkId::from_u128(1)).count(), 2 + 12 * 17);
+    assert_eq!(state.projects().map(|project| project.id).collect::<Vec<_>>(), [project(1), project(3)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_clock_that_is_ahead_stopped_is_removed_when_it_was_seen_to_drain_long_enough() {
+    const AHEAD: u64 = 3_600_000;
+    let (store, _) = begun().await;
+    let at = |millis| {
+        let clock = ManualClock::new(Timestamp::from_millis(millis), millis);
+        Registry::new(Arc::new(store.clone()), Region::default()).with_clock(Arc::new(clock))
+    };
+    let (right, ahead) = (at(1_000_000), at(1_000_000 + AHEAD));
+    for n in 1..=3 {
+        right.apply(start(n, 1, n, 1)).await.unwrap();
+    }
+    let removed = |registry: &Registry| {
+        let registry = registry.clone();
+        async move { registry.remove_drained(project(1), node(1)).await.unwrap() }
+    };
+    ahead.apply(Change::Stop(ContainerId::from_u128(1))).await.unwrap();
+    assert_eq!(removed(&right).await, 0, "nobody knows since when it drains");
+    tokio::time::advance(Duration::from_millis(2000)).await;
+    ahead.apply(Change::Stop(ContainerId::from_u128(2))).await.unwrap();
+    assert_eq!(removed(&right).await, 0);
+    tokio::time::advance(Duration::from_millis(2999)).await;
+    assert_eq!((removed(&right).await, removed(&at(1_004_999)).await), (0, 0));
+    tokio::time::advance(Duration::from_millis(1)).await;
+    // Another process has to see it for as long.
+    assert_eq!((removed(&at(1_005_000)).await, removed(&right).await), (0, 1));
+    assert_eq!(removed(&right).await, 0, "the second was seen later");
+    tokio::time::advance(Duration::from_millis(2000)).await;
+    assert_eq!(removed(&right).await, 1);
+    // The clock of the project is as far ahead as it was, and not farther.
+    right.apply(Change::Stop(ContainerId::from_u128(3))).await.unwrap();
+    let phase = right.state().await.unwrap().container(ContainerId::from_u128(3)).unwrap().phase;
+    let Phase::Draining { since } = phase else { panic!("{phase:?}") };
+    assert!(since.as_millis() <= 1_000_000 + AHEAD + 7000, "{since}");
+    // The right time is there at last: it drains no longer than it has to.
+    assert_eq!(removed(&at(since.as_millis() + 5000)).await, 1);
+    assert_eq!(right.state().await.unwrap().containers(NetworkId::from_u128(1)).count(), 0);
 }
