@@ -38,7 +38,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// lease of 5 s is kept alive in time when one of the members hangs.
 const TURN: Duration = Duration::from_secs(1);
 
-/// How long the members are left alone where none that can be reached knows a leader.
+/// How long the members are left alone while they choose a leader.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// How many octets an answer may have. A page of 512 keys may have more than the 4 MB that a client takes by itself; where it has
@@ -53,8 +53,9 @@ impl Cluster {
         Self { members, current: Arc::default() }
     }
 
-    /// Asks the member that answered last, and the next one where that fails or is silent for a while. The first answer counts. What
-    /// may be done once goes to the next member only where it cannot have arrived. While they choose a leader, all are asked again. With the answer comes the connection that it came by.
+    /// Asks the member that answered last, and the next one where it fails or is silent for a while. The first answer counts. What
+    /// may be done once goes to the next member only where it cannot have arrived. While they choose a leader, all are asked again.
+    /// With the answer comes the connection that it came by.
     pub(super) async fn ask<T, F>(
         &self,
         what: Call,
@@ -71,6 +72,7 @@ impl Cluster {
         let members = (0..self.members.len()).map(|n| first.wrapping_add(n));
         let (mut next, mut lacks_leader) = (members.clone(), false);
         let mut answers = JoinSet::new();
+        // Who was asked and has not answered.
         let mut silent: Vec<(usize, Arc<Connection>)> = Vec::new();
         let mut failed = StoreError::new(StoreErrorKind::Invalid, operation, "a cluster without members");
         loop {
@@ -86,7 +88,6 @@ impl Cluster {
                 if !lacks_leader || Instant::now() + PAUSE > deadline {
                     return Err(failed);
                 }
-                // They choose one.
                 sleep(PAUSE).await;
                 (next, lacks_leader) = (members.clone(), false);
                 continue;
