@@ -4,11 +4,12 @@
 
 mod common;
 
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use pn_core::{
@@ -295,15 +296,66 @@ async fn a_watch_of_a_member_without_a_leader_ends() {
 }
 
 #[tokio::test]
+async fn the_choice_of_a_leader_is_waited_for() {
+    let Some(mut members) = Etcd::start_cluster().await else { return };
+    let store = until_connected(&url_of(&members.each_ref().map(|member| member.client))).await;
+    members.iter_mut().find(|member| leads(member)).unwrap().kill();
+    let begun = Instant::now();
+    if let Err(error) = store.get(&[key("k")]).await {
+        assert!(begun.elapsed() > EtcdStore::PATIENCE * 4 / 5, "{error:?} after {:?}", begun.elapsed());
+    }
+}
+
+/// Returns whether a member leads its cluster.
+fn leads(member: &Etcd) -> bool {
+    let status = member.ctl(&["endpoint", "status", "--write-out=json"]);
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    status[0]["Status"]["leader"] == status[0]["Status"]["header"]["member_id"]
+}
+
+/// The other end of a connection may be gone without a word, and what is sent again and again comes after minutes.
+#[tokio::test]
+async fn a_connection_that_is_lost_is_not_waited_for() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let (between, is_lost) = way_to(etcd.client);
+    let store = connect(&url_of(&[between])).await.unwrap();
+    put(&*store, "k", "1").await;
+    is_lost.store(true, Ordering::SeqCst);
+    let error = store.get(&[key("k")]).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Unavailable);
+    store.get(&[key("k")]).await.unwrap();
+}
+
+/// Makes an address that leads to another one. What is sent by its first connection is lost from when it is said.
+fn way_to(to: SocketAddr) -> (SocketAddr, Arc<AtomicBool>) {
+    let is_lost = Arc::new(AtomicBool::new(false));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (here, says) = (listener.local_addr().unwrap(), Arc::clone(&is_lost));
+    std::thread::spawn(move || {
+        for (number, near) in listener.incoming().enumerate() {
+            let (near, far) = (near.unwrap(), TcpStream::connect(to).unwrap());
+            let ways = [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)];
+            for (mut from, mut to) in ways {
+                let says = Arc::clone(&says);
+                std::thread::spawn(move || {
+                    let mut buffer = [0; 4096];
+                    while let Ok(length @ 1..) = from.read(&mut buffer) {
+                        if number > 0 || !says.load(Ordering::SeqCst) {
+                            to.write_all(&buffer[..length]).ok();
+                        }
+                    }
+                });
+            }
+        }
+    });
+    (here, is_lost)
+}
+
+#[tokio::test]
 async fn a_member_that_hangs_is_passed_over() {
     let Some(members) = Etcd::start_cluster().await else { return };
     let [one, two, three] = members.each_ref().map(|member| member.client);
     drop(until_connected(&url_of(&[one, two, three])).await);
-    let leads = |member: &Etcd| {
-        let status: serde_json::Value =
-            serde_json::from_str(&member.ctl(&["endpoint", "status", "--write-out=json"])).unwrap();
-        status[0]["Status"]["leader"] == status[0]["Status"]["header"]["member_id"]
-    };
     let victim = members.iter().find(|member| !leads(member)).unwrap();
     let others: Vec<SocketAddr> = [one, two, three].into_iter().filter(|other| *other != victim.client).collect();
     let url = url_of(&[victim.client, others[0], others[1]]);

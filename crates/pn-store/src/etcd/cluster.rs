@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use etcd_client::{Client, ConnectOptions, Error};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::connection::{Connection, Member};
-use super::failure::error;
+use super::failure::{self, error};
 use crate::{StoreError, StoreErrorKind};
 
 /// The members of a cluster, and which one is asked first. Clones share connections.
@@ -38,6 +38,9 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// lease of 5 s is kept alive in time when one of the members hangs.
 const TURN: Duration = Duration::from_secs(1);
 
+/// How long the members are left alone while they choose a leader.
+const PAUSE: Duration = Duration::from_millis(200);
+
 /// How many octets an answer may have. A page of 512 keys may have more than the 4 MB that a client takes by itself; where it has
 /// more than this, fewer keys are asked for.
 pub(super) const MESSAGE: usize = 64 << 20;
@@ -50,8 +53,9 @@ impl Cluster {
         Self { members, current: Arc::default() }
     }
 
-    /// Asks the member that answered last, and the next one where that fails or is silent for a while. The first answer counts. What
-    /// may be done once goes to the next member only where it cannot have arrived. With the answer comes the connection that it came by.
+    /// Asks the member that answered last, and the next one where it fails or is silent for a while. The first answer counts. What
+    /// may be done once goes to the next member only where it cannot have arrived. While they choose a leader, all are asked again.
+    /// With the answer comes the connection that it came by.
     pub(super) async fn ask<T, F>(
         &self,
         what: Call,
@@ -65,8 +69,10 @@ impl Cluster {
     {
         let deadline = Instant::now() + PATIENCE;
         let first = self.current.load(Ordering::Relaxed);
-        let mut next = (0..self.members.len()).map(|n| first.wrapping_add(n));
+        let members = (0..self.members.len()).map(|n| first.wrapping_add(n));
+        let (mut next, mut lacks_leader) = (members.clone(), false);
         let mut answers = JoinSet::new();
+        // Who was asked and has not answered.
         let mut silent: Vec<(usize, Arc<Connection>)> = Vec::new();
         let mut failed = StoreError::new(StoreErrorKind::Invalid, operation, "a cluster without members");
         loop {
@@ -79,7 +85,12 @@ impl Cluster {
                     (number, answer.map(|answer| (answer, connection)))
                 });
             } else if answers.is_empty() {
-                return Err(failed);
+                if !lacks_leader || Instant::now() + PAUSE > deadline {
+                    return Err(failed);
+                }
+                sleep(PAUSE).await;
+                (next, lacks_leader) = (members.clone(), false);
+                continue;
             }
             let asks_another = what != Call::Once && next.len() > 0;
             let until = if asks_another { deadline.min(Instant::now() + TURN) } else { deadline };
@@ -106,6 +117,7 @@ impl Cluster {
                     return Ok(answer);
                 }
                 Err(answer) => {
+                    lacks_leader |= failure::lacks_leader(&answer.source);
                     failed = error(answer.source, operation, object);
                     if failed.kind() != StoreErrorKind::Unavailable {
                         return Err(failed);

@@ -18,7 +18,7 @@ pub(super) struct Member {
     watches: Mutex<Vec<Weak<Connection>>>,
 }
 
-/// How many watches share a connection. Each is a stream of it, and older servers with TLS take 250; what is beyond waits, calls too.
+/// How many watches share a connection. Each is a stream of it, and older servers with TLS take 250; what is beyond waits for ever.
 const WATCHES: usize = 100;
 
 impl Member {
@@ -44,8 +44,8 @@ impl Member {
         })
     }
 
-    /// Lets go of a connection that is silent, so that nothing more is asked by it: what was lost on the way may be sent again minutes
-    /// later only.
+    /// Lets go of a connection that is silent, so that nothing more is asked by it: what was lost on the way may be sent again only
+    /// minutes later.
     pub(super) fn forget(&self, connection: &Arc<Connection>) {
         lock(&self.watches).retain(|other| !core::ptr::eq(other.as_ptr(), Arc::as_ptr(connection)));
         let mut calls = lock(&self.calls);

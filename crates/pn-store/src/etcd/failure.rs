@@ -29,6 +29,11 @@ pub(super) fn was_not_reached(error: &Error) -> bool {
     false
 }
 
+/// Returns whether the member knows no leader, or lost the one it had.
+pub(super) fn lacks_leader(error: &Error) -> bool {
+    said(error).contains("leader")
+}
+
 /// Returns whether whoever asked is known, but may not have what was asked for.
 pub(super) fn is_not_permitted(error: &Error) -> bool {
     said(error).contains(NOT_PERMITTED)
