@@ -5,7 +5,7 @@ use core::time::Duration;
 use pn_core::{NodeId, NodePlan, Phase, Record, State, Timestamp};
 use tokio::time::{Instant, sleep};
 
-use crate::{Key, Registry, RegistryError, StoreExt, layout};
+use crate::{Registry, RegistryError, layout};
 
 impl Registry {
     /// Plans a node as its agent does: containers of dead nodes have no names.
@@ -15,7 +15,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError`].
     pub async fn node_plan(&self, node: NodeId) -> Result<NodePlan, RegistryError> {
-        let (revision, entries) = self.store().list_all(&Key::all(), None).await?;
+        let (revision, entries) = self.list(&layout::state()).await?;
         let alive = layout::alive_among(&entries);
         let mut records = crate::registry::records(&entries)?;
         for record in &mut records {
