@@ -5,7 +5,7 @@ mod task;
 mod watches;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -50,6 +50,7 @@ impl Follower {
             node,
             lease,
             networks: Mutex::default(),
+            questions: AtomicU64::new(0),
             has_left: AtomicBool::new(false),
         }));
         let task = tokio::spawn(task::run(session, Arc::clone(&words), progress.clone()));
@@ -126,6 +127,8 @@ struct Shared {
     node: NodeId,
     lease: Mutex<crate::LeaseId>,
     networks: Mutex<BTreeMap<NetworkId, VecDeque<(Generation, Revision)>>>,
+    /// How often somebody may have asked what the node has.
+    questions: AtomicU64,
     /// Whether the node's place was given up.
     has_left: AtomicBool,
 }
@@ -153,6 +156,16 @@ impl Progress {
 
     pub(crate) fn node(&self) -> NodeId {
         self.0.node
+    }
+
+    /// Notes that somebody may have asked what the node has.
+    pub(crate) fn asked(&self) {
+        self.0.questions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns how often somebody may have asked what the node has.
+    pub(crate) fn questions(&self) -> u64 {
+        self.0.questions.load(Ordering::Relaxed)
     }
 
     pub(crate) fn lease(&self) -> crate::LeaseId {

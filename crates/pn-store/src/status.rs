@@ -156,6 +156,8 @@ pub struct Reporter {
     /// The last calls for what nodes see that were answered. A store that went back to an earlier state may say the same
     /// revision again, or an earlier one.
     recalled: Vec<Entry>,
+    /// How often somebody might have asked when it was looked last.
+    looked: u64,
 }
 
 impl Reporter {
@@ -177,7 +179,7 @@ impl Reporter {
     /// Makes the reporter of a follower's node.
     #[must_use]
     pub const fn new(progress: Progress) -> Self {
-        Self { progress, last: None, recalled: Vec::new() }
+        Self { progress, last: None, recalled: Vec::new(), looked: 0 }
     }
 
     /// Reports what is applied: to be called whenever that changed, and every second or so.
@@ -192,7 +194,6 @@ impl Reporter {
     /// [`RegistryError`]: what could not be said is said with the next report.
     pub async fn report(&mut self, status: NodeStatus, applied: Option<&NodePlan>) -> Result<(), RegistryError> {
         let told = self.progress.applied(status.applied, &status.apart);
-
         let status = status.bounded();
         let result = self.tell(&status, &told).await;
         if !matches!(result, Ok(true)) {
@@ -243,15 +244,19 @@ impl Reporter {
 
     /// Says what the node sees where somebody asks.
     async fn answer(&mut self, plan: &NodePlan) -> Result<(), RegistryError> {
+        let questions = self.progress.questions();
+        if questions == self.looked {
+            return Ok(());
+        }
         let registry = self.progress.registry();
         let node = self.progress.node();
         let asked = registry.store().get(&[layout::recall(), layout::recall_of(node)]).await?.entries;
         let asked: Vec<Entry> = asked.into_iter().flatten().collect();
-        let Some(last) = asked.iter().map(|asked| asked.revision).max().filter(|_| asked != self.recalled) else {
-            return Ok(());
-        };
-        recall::publish(registry, node, plan, last).await?;
-        self.recalled = asked;
+        if let Some(last) = asked.iter().map(|asked| asked.revision).max().filter(|_| asked != self.recalled) {
+            recall::publish(registry, node, plan, last).await?;
+            self.recalled = asked;
+        }
+        self.looked = questions;
         Ok(())
     }
 }

@@ -124,6 +124,33 @@ async fn until<F: Future<Output = bool>>(what: &str, is_so: impl Fn() -> F) {
     }
 }
 
+/// The quiet that nights are for: a node where nothing happens asks its store nothing, and keeps its lease without a failed call.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quiet_node_costs_its_etcd_nothing_but_the_lease() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let registry = open(&etcd).await;
+    let machine = Machine::join(&registry, 1).await;
+    make_network(&registry).await;
+    start(&registry, 1, 1).await;
+    machine.until_it_has(1).await;
+    sleep(Duration::from_millis(500)).await;
+    // What etcd counts: calls that were answered, by service, method and code.
+    let calls = |of: &str| {
+        let metrics = etcd.metrics();
+        let lines = metrics.lines().filter(|line| line.starts_with("grpc_server_handled_total{") && line.contains(of));
+        lines
+            .filter_map(|line| Some((line.to_owned(), line.rsplit_once(' ')?.1.parse().ok()?)))
+            .collect::<Vec<(_, f64)>>()
+    };
+    let before = calls("etcdserverpb.KV");
+    sleep(TTL).await;
+    assert_eq!(calls("etcdserverpb.KV"), before);
+    let kept = calls("LeaseKeepAlive").into_iter().filter(|(_, count)| *count > 0.0).collect::<Vec<_>>();
+    assert!(kept.len() == 1 && kept[0].0.contains("grpc_code=\"OK\"") && kept[0].1 >= 3.0, "{kept:?}");
+    // It hears whoever asks all the same.
+    assert!(registry.applied_plan(id(1), Duration::from_secs(5)).await.unwrap().is_some());
+}
+
 /// Its disk is lost: what ran goes on, and can be asked for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l5_an_etcd_that_lost_everything_takes_nothing_down_and_is_rebuilt() {

@@ -232,6 +232,9 @@ impl Task {
         watches.add(&*store, Subject::Nodes, &layout::nodes(), from).await?;
         watches.add(&*store, Subject::Memberships, &memberships, from).await?;
         watches.add(&*store, Subject::Confirmations, &layout::confirm(self.node), from).await?;
+        watches.add(&*store, Subject::Questions, &layout::recall(), from).await?;
+        // There may be one already.
+        self.progress.asked();
         for project in share.projects().collect::<Vec<_>>() {
             watches.add(&*store, Subject::Project(project), &layout::project(project), from).await?;
         }

@@ -17,6 +17,8 @@ pub(super) enum Subject {
     Memberships,
     /// What somebody confirmed for the node.
     Confirmations,
+    /// What nodes are asked.
+    Questions,
     /// A project with everything in it.
     Project(ProjectId),
 }

@@ -85,12 +85,15 @@ async fn a_question_is_answered_once_and_anew_where_the_store_went_back() {
 
     let staged = Staged::new(after(100).await, ());
     let registry = registry(staged.clone());
-    let (_follower, mut reporter) = reporter(&registry, 1).await;
+    let (follower, mut reporter) = reporter(&registry, 1).await;
     let (id, plan) = (node(1).id, NodePlan::empty(node(1).id, Generation::new(1)));
     let earlier = registry.ask(layout::recall()).await.unwrap();
+    // A follower hears it, or begins anew.
+    follower.progress().asked();
     reporter.report(status(), Some(&plan)).await.unwrap();
     assert!(registry.answer(id, earlier).await.unwrap().is_some());
     let (answered, _) = staged.get_one(&layout::recall()).await.unwrap();
+    follower.progress().asked();
     reporter.report(status(), Some(&plan)).await.unwrap();
     assert_eq!(staged.get_one(&layout::recall()).await.unwrap().0, answered, "it is said once");
     // Another history: fewer changes, and as many.
@@ -99,6 +102,7 @@ async fn a_question_is_answered_once_and_anew_where_the_store_went_back() {
         for (key, is_first) in [(layout::recall(), true), (layout::recall_of(id), false)] {
             let asked = registry.ask(key).await.unwrap();
             assert!(if is_same { !is_first || asked == earlier } else { asked < earlier });
+            follower.progress().asked();
             reporter.report(status(), Some(&plan)).await.unwrap();
             assert!(registry.answer(id, asked).await.unwrap().is_some(), "{asked} after {earlier}");
         }

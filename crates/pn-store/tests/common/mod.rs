@@ -1,7 +1,8 @@
 //! An etcd of a test's own, in a directory and on ports of its own.
 #![allow(dead_code, reason = "each test program uses some of it")]
 
-use std::net::{SocketAddr, TcpListener};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -115,6 +116,15 @@ impl Etcd {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Reads what it counts.
+    pub(crate) fn metrics(&self) -> String {
+        let mut stream = TcpStream::connect(self.client).unwrap();
+        write!(stream, "GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
     /// Saves what it has, and returns the file.
     pub(crate) fn save(&self) -> PathBuf {
         let snapshot = self.dir.path().join("snapshot.db");
@@ -143,7 +153,7 @@ impl Etcd {
     fn answers(&self) -> bool {
         // With TLS a connection has to do: there is no client certificate here.
         if self.is_tls() {
-            return std::net::TcpStream::connect(self.client).is_ok();
+            return TcpStream::connect(self.client).is_ok();
         }
         let endpoint = format!("--endpoints=http://{}", self.client);
         let mut command = Command::new("etcdctl");

@@ -47,6 +47,13 @@ impl Task {
                 }
                 Ok(false)
             }
+            Subject::Questions => {
+                let own = [layout::recall(), layout::recall_of(self.node)];
+                if batch.events.iter().any(|event| own.contains(&event.key)) {
+                    self.progress.asked();
+                }
+                Ok(false)
+            }
             Subject::Project(project) => self.take_project(following, project, &batch).await,
         }
     }
