@@ -178,6 +178,8 @@ impl Task {
         if core::mem::take(&mut self.is_lost) {
             self.words.say(Followed::Back);
         }
+        // The plan of all of it takes their place, and what was read before may be of a history that the store has lost.
+        self.progress.networks().clear();
         self.plan(&mut following.share);
         loop {
             if let Err(end) = self.step(&mut following).await {
