@@ -35,7 +35,7 @@ only hickory_proto '^crates/pn-dns/(src/wire(\.rs|/)|tests/forward\.rs$)'
 only hickory_resolver '^crates/pn-dns/src/forward\.rs$'
 only 'domain::(base|rdata|tsig)' '^crates/pn-dns/src/messages(\.rs|/)'
 only smoltcp '^crates/pn-backend-userspace/src/(netstack(/|\.rs)|tcp\.rs$)'
-only etcd_client '^crates/pn-store/src/etcd\.rs$'
+only etcd_client '^crates/pn-store/src/etcd(\.rs|/)'
 only rusqlite '^crates/pn-store/src/sqlite(\.rs|/)'
 
 # The kernel's data plane starts one kind of process, nft, from one place.
