@@ -13,7 +13,8 @@ use etcd_client::{
     Certificate, Client, Compare, ConnectOptions, GetOptions, Identity, KvClient, TlsOptions, Txn, TxnOp, TxnOpResponse,
 };
 
-use self::cluster::{Call, Cluster, MESSAGE};
+use self::cluster::{Cluster, MESSAGE};
+use self::connection::Call;
 use self::failure::is_not_permitted;
 use self::message::{compare, entry, octets, operation, revision, signed};
 use self::watch::EtcdWatch;

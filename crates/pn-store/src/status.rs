@@ -151,13 +151,22 @@ const PAGE: NonZeroUsize = NonZeroUsize::new(128).expect("128 is not zero");
 #[derive(Debug)]
 pub struct Reporter {
     progress: Progress,
-    /// What was reported last, when, and under which lease.
-    last: Option<(NodeStatus, Instant, LeaseId)>,
+    last: Option<Told>,
     /// The last calls for what nodes see that were answered. A store that went back to an earlier state may say the same
     /// revision again, or an earlier one.
     recalled: Vec<Entry>,
     /// How often somebody might have asked when it was looked last.
     looked: u64,
+}
+
+/// What was reported last.
+#[derive(Debug)]
+struct Told {
+    status: NodeStatus,
+    at: Instant,
+    lease: LeaseId,
+    /// Whether it goes with the lease.
+    is_leased: bool,
 }
 
 impl Reporter {
@@ -196,7 +205,7 @@ impl Reporter {
         let told = self.progress.applied(status.applied, &status.apart);
         let status = status.bounded();
         let result = self.tell(&status, &told).await;
-        if !matches!(result, Ok(true)) {
+        if result.is_err() {
             self.progress.put_back(status.applied, told);
         }
         result?;
@@ -206,17 +215,18 @@ impl Reporter {
         }
     }
 
-    /// Writes what is new, where the node is there; `false` where it is not.
-    async fn tell(&mut self, status: &NodeStatus, told: &BTreeMap<NetworkId, Revision>) -> Result<bool, RegistryError> {
+    /// Writes what is new. Of a node that the region does not know, since it was removed or the store lost it, it goes with the lease.
+    async fn tell(&mut self, status: &NodeStatus, told: &BTreeMap<NetworkId, Revision>) -> Result<(), RegistryError> {
         let registry = self.progress.registry();
         let (node, lease) = (self.progress.node(), self.progress.lease());
-        let mut puts = Vec::new();
-        let is_new = self.last.as_ref().is_none_or(|(last, at, under)| {
+        let is_new = self.last.as_ref().is_none_or(|Told { status: last, at, lease: under, .. }| {
             let counted = NodeStatus { counters: status.counters.clone(), ..last.clone() };
             // Whoever joined again may have been removed before, with what it had said.
             counted != *status || *under != lease || at.elapsed() >= Self::COUNTERS && last != status
         });
-        if is_new {
+        let is_due = is_new || self.last.as_ref().is_some_and(|last| last.is_leased);
+        let mut puts = Vec::new();
+        if is_due {
             let at_ms = registry.clock().now().as_millis();
             let document = Document { version: 1, at_ms, status: status.clone() };
             let json = serde_json::to_vec(&document).expect("texts and numbers are JSON");
@@ -225,21 +235,30 @@ impl Reporter {
         for (network, revision) in told {
             puts.push((layout::applied(*network, node), revision.to_string().into_bytes(), Some(lease)));
         }
+        let mut is_leased = false;
         for chunk in puts.chunks(Self::CHUNK) {
             let put = |transaction: Transaction, (key, value, lease): &(Key, Vec<u8>, _)| match lease {
                 Some(lease) => transaction.put_leased(key.clone(), value.clone(), *lease),
                 None => transaction.put(key.clone(), value.clone()),
             };
-            // Nothing is left of a node that is removed.
-            let begun = Transaction::new().when(Precondition::Present(layout::node(node)));
-            if registry.store().commit(chunk.iter().fold(begun, put)).await? == Outcome::Refused {
-                return Ok(false);
+            let known = Transaction::new().when(Precondition::Present(layout::node(node)));
+            if registry.store().commit(chunk.iter().fold(known, put)).await? == Outcome::Refused {
+                is_leased = true;
+                // What was said so before needs not be said again.
+                let news = chunk.iter().filter(|(_, _, lease)| is_new || lease.is_some());
+                let put = |transaction: Transaction, (key, value, _): &(Key, Vec<u8>, _)| {
+                    transaction.put_leased(key.clone(), value.clone(), lease)
+                };
+                let leased = news.fold(Transaction::new(), put);
+                if !leased.operations.is_empty() {
+                    registry.store().commit(leased).await?;
+                }
             }
         }
-        if is_new {
-            self.last = Some((status.clone(), Instant::now(), lease));
+        if is_due && (is_new || !is_leased) {
+            self.last = Some(Told { status: status.clone(), at: Instant::now(), lease, is_leased });
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Says what the node sees where somebody asks.

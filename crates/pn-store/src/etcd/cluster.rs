@@ -8,7 +8,7 @@ use etcd_client::{Client, ConnectOptions, Error};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::connection::{Connection, Member};
+use super::connection::{Call, Connection, Member};
 use super::failure::{self, error};
 use crate::{StoreError, StoreErrorKind};
 
@@ -18,17 +18,6 @@ pub(super) struct Cluster {
     members: Arc<[Member]>,
     /// The number of the member that is asked first; they go round.
     current: Arc<AtomicUsize>,
-}
-
-/// What is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Call {
-    /// What changes nothing more when it is done twice.
-    Repeatable,
-    /// What may be done once.
-    Once,
-    /// A watch. It goes on after its first answer, and may be asked for twice.
-    Watch,
 }
 
 /// How long a call may take.

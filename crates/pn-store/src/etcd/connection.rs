@@ -5,8 +5,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use etcd_client::{Client, ConnectOptions, Error};
 use tokio::sync::OnceCell;
 
-use super::cluster::Call;
 use super::failure::{is_token_refused, was_not_reached};
+
+/// What is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Call {
+    /// What changes nothing more when it is done twice.
+    Repeatable,
+    /// What may be done once.
+    Once,
+    /// A watch. It goes on after its first answer, and may be asked for twice.
+    Watch,
+}
 
 /// One of the servers of a cluster, with connections of its own: a client of many would go on asking one that is gone.
 pub(super) struct Member {

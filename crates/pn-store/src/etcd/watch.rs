@@ -6,8 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use etcd_client::{Client, Error, EventType, WatchOptions, WatchResponse, WatchStream};
 
-use super::cluster::{Call, Cluster, MESSAGE};
-use super::connection::Connection;
+use super::cluster::{Cluster, MESSAGE};
+use super::connection::{Call, Connection};
 use super::failure::{error, is_not_permitted, is_token_refused};
 use super::message::{entry, octets, revision, signed};
 use crate::{Batch, Event, Key, Revision, StoreError, StoreErrorKind, Watch};

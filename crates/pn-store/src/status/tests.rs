@@ -130,6 +130,31 @@ async fn nothing_is_left_of_a_node_that_was_removed() {
     assert_eq!(left, []);
 }
 
+/// A store that lost everything is told how its nodes are as long as they live, so that somebody sees what they hold (L3).
+#[tokio::test]
+async fn a_node_that_the_store_lost_says_what_it_is() {
+    let registry = registry(Arc::new(MemoryStore::new()));
+    let (follower, mut reporter) = reporter(&registry, 1).await;
+    let told = async || registry.store().get_one(&layout::status(node(1).id)).await.unwrap().1;
+    reporter.report(status(), None).await.unwrap();
+    assert_eq!(told().await.unwrap().lease, None);
+    let record = registry.store().get_one(&layout::node(node(1).id)).await.unwrap().1.unwrap();
+    registry.store().commit(Transaction::new().delete_prefix(Key::all())).await.unwrap();
+    let mut held = status();
+    held.held = Some(Held { generation: Generation::new(2), reason: "everything would go".to_owned() });
+    for _ in 0..2 {
+        reporter.report(held.clone(), None).await.unwrap();
+        assert_eq!(told().await.unwrap().lease, Some(follower.progress().lease()));
+    }
+    let revision = told().await.unwrap().revision;
+    reporter.report(held.clone(), None).await.unwrap();
+    assert_eq!(told().await.unwrap().revision, revision, "once");
+    // Restored, it stays when the node leaves.
+    registry.store().commit(Transaction::new().put(record.key, record.value)).await.unwrap();
+    reporter.report(held.clone(), None).await.unwrap();
+    assert_eq!(told().await.unwrap().lease, None);
+}
+
 #[tokio::test]
 async fn a_node_that_joins_again_says_again_what_it_is() {
     let registry = registry(Arc::new(MemoryStore::new()));
