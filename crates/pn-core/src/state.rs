@@ -138,7 +138,7 @@ impl State {
         // What is touched is noted with the generation that the change leads to.
         let next = self.generation.next();
         if let Change::Start { container, .. } | Change::Replace { container, .. } = &change {
-            self.containers.expect(*container);
+            self.containers.prefetch(*container);
         }
         match change {
             Change::AddProject(project) => self.add_project(project)?,

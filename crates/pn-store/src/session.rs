@@ -128,8 +128,8 @@ pub(crate) enum Found {
     Own,
     /// Somebody else had the place meanwhile, who is gone.
     Others,
-    /// Nothing: the store does not know the node.
-    Nothing,
+    /// Nothing of this process: the store lost it. It does not know the node, or as it was in an earlier life.
+    Less,
 }
 
 /// Keeps a lease alive until it has ended.
@@ -195,27 +195,28 @@ impl Session {
         let registry = self.registry.clone();
         loop {
             let Place { known, alive } = registry.place(self.node.id).await?;
-            let own = self.node.registration..=self.tried;
-            if alive.is_some_and(|registration| !own.contains(&registration)) {
+            // Registrations only grow, but in a store that went back.
+            if alive.is_some_and(|registration| registration > self.tried) {
                 return Err(RegistryError::NodeTaken { node: self.node.id });
             }
             let mut joined = self.node.clone();
-            let found = match known {
-                Some(known) if own.contains(&known.registration) => {
-                    joined = known;
-                    joined.registration += 1;
-                    self.tried = joined.registration;
-                    Found::Own
+            let (found, change) = match known {
+                Some(known) if known.registration > self.tried => {
+                    (joined.registration, joined.availability) = (known.registration + 1, known.availability);
+                    (Found::Others, Change::UpdateNode(joined.clone()))
                 }
                 Some(known) => {
-                    (joined.registration, joined.availability) = (known.registration + 1, known.availability);
-                    Found::Others
+                    let is_own = known.registration >= self.node.registration;
+                    if is_own {
+                        joined = known;
+                    } else {
+                        joined.availability = known.availability;
+                    }
+                    self.tried = self.tried.max(joined.registration) + 1;
+                    joined.registration = self.tried;
+                    (if is_own { Found::Own } else { Found::Less }, Change::UpdateNode(joined.clone()))
                 }
-                None => Found::Nothing,
-            };
-            let change = match found {
-                Found::Own | Found::Others => Change::UpdateNode(joined.clone()),
-                Found::Nothing => Change::AddNode(joined.clone()),
+                None => (Found::Less, Change::AddNode(joined.clone())),
             };
             if let Some(session) = registry.take_place(joined, change, self.ttl).await? {
                 return Ok((session, found));

@@ -19,7 +19,7 @@ pub(super) struct Place {
 ///
 /// An id is random, so that where it stands in a large table is in no cache. So a table holds as little as it can: of an id no
 /// more than a hash, and whoever looks tells from a place whether the container there is the one. All that is looked at for an
-/// id stands in one line of the processor's caches, which can be asked for ([`expect`](Self::expect)) before it is looked at.
+/// id stands in one line of the processor's caches, which can be asked for ([`prefetch`](Self::prefetch)) before it is looked at.
 ///
 /// An id's entry is in the line that its hash names or, where that was full, in one of the next: each line counts the entries that
 /// passed it, so that a look knows where to end.
@@ -52,7 +52,7 @@ const FILL: usize = 3;
 
 impl Index {
     /// Has the processor fetch what will be looked at for a container, while other work is done.
-    pub(super) fn expect(&self, id: ContainerId) {
+    pub(super) fn prefetch(&self, id: ContainerId) {
         if let Some(first) = self.walk(self.hash(id)).next() {
             prefetch_index(&self.lines, first);
         }
@@ -203,7 +203,7 @@ mod tests {
                     index.insert(id(n), place(ordinal));
                 }
                 for n in 0..ids {
-                    index.expect(id(n));
+                    index.prefetch(id(n));
                     prop_assert_eq!(index.find(id(n), |_| true), model.get(&n).copied());
                 }
             }

@@ -2,6 +2,7 @@
 
 mod changes;
 
+use core::cmp::Ordering;
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,7 +32,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 enum End {
     /// It has to begin anew.
     Failed(RegistryError),
-    /// The lease has ended.
+    /// The lease has ended, or the store does not have it.
     Expired,
     /// Another process has the node's place.
     Taken(u64),
@@ -258,9 +259,11 @@ impl Task {
             return if self.session.revive().await? { Ok(()) } else { Err(End::Expired) };
         };
         let Alive { registration, .. } = Alive::read(key, &alive.value)?;
-        match registration == self.session.registration() {
-            true => Ok(()),
-            false => Err(End::Taken(registration)),
+        match registration.cmp(&self.session.registration()) {
+            Ordering::Equal => Ok(()),
+            Ordering::Greater => Err(End::Taken(registration)),
+            // Of an earlier life: the store went back.
+            Ordering::Less => Err(End::Expired),
         }
     }
 

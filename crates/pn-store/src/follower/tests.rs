@@ -154,6 +154,7 @@ async fn words_until(follower: &mut Follower, is_it: impl Fn(&NodePlan) -> bool)
     loop {
         match next(follower).await {
             Followed::Plan(plan) if is_it(&plan) => return (words, plan),
+            Followed::Closed => panic!("it has ended after {words:?}"),
             word => words.push(word),
         }
     }
@@ -202,6 +203,35 @@ async fn l5_a_store_that_lost_everything_confirms_nothing_when_the_lease_ended()
     let is_plan = |word: &Followed| matches!(word, Followed::Plan(_));
     assert!(words.iter().all(is_plan), "{words:?}");
     assert_eq!(emptied.host.as_ref().unwrap().registration, 1);
+}
+
+/// A store that went back to an earlier life of the node knows an older registration: nobody took the place.
+#[tokio::test(start_paused = true)]
+async fn l5_a_store_that_went_back_to_an_earlier_life_is_no_other_agent() {
+    for is_alive in [true, false] {
+        let store = MemoryStore::new();
+        let registry = registry(store.clone());
+        make_network(&registry, 1).await;
+        drop(registry.join(node(1), TTL).await.unwrap());
+        let id = NodeId::from_u128(1);
+        let earlier = store.get(&[layout::node(id), layout::alive(id)]).await.unwrap().entries;
+        let [Some(record), Some(alive)] = &earlier[..] else { panic!("it has joined") };
+        let (record, alive) = (record.clone(), alive.clone());
+        let session = registry.join(node(1), TTL).await.unwrap();
+        assert_eq!(session.registration(), 2);
+        start(&registry, 1, 1, 1).await;
+        let mut follower = Follower::new(session);
+        plan(&mut follower, |plan| counts(plan) == (1, 1)).await;
+        let back = Transaction::new().put(record.key, record.value);
+        let back = if is_alive { back.put(alive.key, alive.value) } else { back.delete(alive.key) };
+        store.commit(back).await.unwrap();
+        if !is_alive {
+            store.revoke(follower.progress().lease()).await.unwrap();
+        }
+        let (words, _) =
+            words_until(&mut follower, |plan| plan.host.as_ref().is_some_and(|host| host.registration == 3)).await;
+        assert!(words.iter().all(|word| matches!(word, Followed::Plan(_))), "{words:?}");
+    }
 }
 
 /// Whoever had the place while the node was away may have changed what is on the machine.
