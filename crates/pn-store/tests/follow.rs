@@ -7,44 +7,17 @@ mod common;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pn_core::{
-    App, AppId, Change, ContainerId, ContainerType, Followed, NetworkId, NetworkRequest, Node, NodeId, NodePlan,
-    PlanSource, Project, ProjectId, PublicKey, Region, Slot, Terms, Timestamp,
-};
-use pn_store::{Follower, NodeStatus, Registry, Reporter, Revision, Store};
+use pn_core::{Followed, NetworkId, NodePlan, PlanSource, Region};
+use pn_store::{Follower, NodeStatus, Registry, Reporter, Store};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+
+use self::common::{make_network, node, start};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn registry(store: Arc<dyn Store>) -> Registry {
     Registry::new(store, Region::default())
-}
-
-fn node(n: u8) -> Node {
-    let (underlay, tunnel) = (([192, 0, 2, n], 51820).into(), [100, 64, 0, n].into());
-    Node::new(NodeId::from_u128(n.into()), "n".parse().unwrap(), underlay, tunnel, PublicKey::new([n; 32]))
-}
-
-async fn make_network(registry: &Registry) {
-    let (project, app) = (ProjectId::from_u128(1), AppId::from_u128(1));
-    let text = || "x".parse().unwrap();
-    let terms = Terms { accepted_by: text(), version: text(), accepted_at: Timestamp::ZERO };
-    for change in [
-        Change::AddProject(Project::new(project, text())),
-        Change::EnablePrivateNetwork(NetworkRequest::new(project, NetworkId::from_u128(1), terms)),
-        Change::AddApp(App::new(app, project, text())),
-        Change::Scale { app, formation: "web:100".parse().unwrap() },
-    ] {
-        registry.apply(change).await.unwrap();
-    }
-}
-
-async fn start(registry: &Registry, n: u32, on: u8) -> Revision {
-    let slot = Slot::new(AppId::from_u128(1), ContainerType::web(), n).unwrap();
-    let container = ContainerId::from_u128(n.into());
-    registry.apply(Change::Start { container, slot, node: NodeId::from_u128(on.into()) }).await.unwrap();
-    registry.apply(Change::Ready(container)).await.unwrap().revision()
 }
 
 fn names(plan: &NodePlan) -> usize {

@@ -11,16 +11,13 @@ mod common;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pn_core::{
-    App, AppId, Change, ContainerId, ContainerType, NetworkId, NetworkRequest, Node, NodeId, OverlayBackend as _,
-    Project, ProjectId, PublicKey, Region, Slot, Terms, Timestamp,
-};
+use pn_core::{NodeId, OverlayBackend as _, Region};
 use pn_overlay::{Agent, AgentHandle, AgentOptions, MemoryOverlay};
 use pn_store::{Follower, NodeStatus, Registry, Reporter, connect};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use self::common::Etcd;
+use self::common::{Etcd, make_network, node, start};
 
 const TTL: Duration = Duration::from_secs(3);
 
@@ -32,28 +29,6 @@ fn id(n: u8) -> NodeId {
     NodeId::from_u128(n.into())
 }
 
-/// Makes a network with an app of up to 100 containers.
-async fn make_network(registry: &Registry) {
-    let (project, app) = (ProjectId::from_u128(1), AppId::from_u128(1));
-    let text = || "x".parse().unwrap();
-    let terms = Terms { accepted_by: text(), version: text(), accepted_at: Timestamp::ZERO };
-    for change in [
-        Change::AddProject(Project::new(project, text())),
-        Change::EnablePrivateNetwork(NetworkRequest::new(project, NetworkId::from_u128(1), terms)),
-        Change::AddApp(App::new(app, project, text())),
-        Change::Scale { app, formation: "web:100".parse().unwrap() },
-    ] {
-        registry.apply(change).await.unwrap();
-    }
-}
-
-async fn start(registry: &Registry, n: u32, on: u8) {
-    let container = ContainerId::from_u128(n.into());
-    let slot = Slot::new(AppId::from_u128(1), ContainerType::web(), n).unwrap();
-    registry.apply(Change::Start { container, slot, node: id(on) }).await.unwrap();
-    registry.apply(Change::Ready(container)).await.unwrap();
-}
-
 /// A node with an agent, and how few endpoints its data plane ever had since it was to keep them.
 struct Machine {
     overlay: Arc<MemoryOverlay>,
@@ -63,9 +38,7 @@ struct Machine {
 
 impl Machine {
     async fn join(registry: &Registry, n: u8) -> Self {
-        let (underlay, tunnel) = (([192, 0, 2, n], 51820).into(), [100, 64, 0, n].into());
-        let node = Node::new(id(n), "n".parse().unwrap(), underlay, tunnel, PublicKey::new([n; 32]));
-        let follower = Follower::new(registry.join(node, TTL).await.unwrap());
+        let follower = Follower::new(registry.join(node(n), TTL).await.unwrap());
         let mut reporter = Reporter::new(follower.progress());
         let overlay = Arc::new(MemoryOverlay::new());
         let (agent, handle) = Agent::new(id(n), overlay.clone(), Vec::new(), AgentOptions::new(1));

@@ -7,6 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use pn_core::{
+    App, AppId, Change, ContainerId, ContainerType, NetworkId, NetworkRequest, Node, NodeId, Project, ProjectId,
+    PublicKey, Slot, Terms, Timestamp,
+};
+use pn_store::{Registry, Revision};
 use tempfile::TempDir;
 
 /// A running etcd; it ends with this.
@@ -167,6 +172,35 @@ impl Drop for Etcd {
         drop(self.process.kill());
         drop(self.process.wait());
     }
+}
+
+/// Makes a node's record.
+pub(crate) fn node(n: u8) -> Node {
+    let (underlay, tunnel) = (([192, 0, 2, n], 51820).into(), [100, 64, 0, n].into());
+    Node::new(NodeId::from_u128(n.into()), "n".parse().unwrap(), underlay, tunnel, PublicKey::new([n; 32]))
+}
+
+/// Makes a network with an app of up to 100 containers.
+pub(crate) async fn make_network(registry: &Registry) {
+    let (project, app) = (ProjectId::from_u128(1), AppId::from_u128(1));
+    let text = || "x".parse().unwrap();
+    let terms = Terms { accepted_by: text(), version: text(), accepted_at: Timestamp::ZERO };
+    for change in [
+        Change::AddProject(Project::new(project, text())),
+        Change::EnablePrivateNetwork(NetworkRequest::new(project, NetworkId::from_u128(1), terms)),
+        Change::AddApp(App::new(app, project, text())),
+        Change::Scale { app, formation: "web:100".parse().unwrap() },
+    ] {
+        registry.apply(change).await.unwrap();
+    }
+}
+
+/// Starts a container on a node, ready at once.
+pub(crate) async fn start(registry: &Registry, n: u32, on: u8) -> Revision {
+    let slot = Slot::new(AppId::from_u128(1), ContainerType::web(), n).unwrap();
+    let container = ContainerId::from_u128(n.into());
+    registry.apply(Change::Start { container, slot, node: NodeId::from_u128(on.into()) }).await.unwrap();
+    registry.apply(Change::Ready(container)).await.unwrap().revision()
 }
 
 /// Says whether there is an etcd; where one must be, it is a failure that there is none.
